@@ -1,0 +1,31 @@
+"""Strict modes, eight fake devices and a compilation cache for every test."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+
+# Children of the tests (command-line runs) inherit the cache.
+CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jaxgen-test-cache"))
+
+if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """64-bit floats for mathematics compared with closed forms."""
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        yield
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("accelerator") and jax.default_backend() == "cpu":
+            item.add_marker(pytest.mark.skip(reason="needs a GPU or a TPU; run with JAX_PLATFORMS=cuda or tpu"))

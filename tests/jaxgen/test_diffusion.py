@@ -1,0 +1,148 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxgen import diffusion, schedules
+
+SCHEDULES = {"linear": schedules.linear(), "cosine": schedules.cosine(), "short": schedules.linear(10, 0.05, 0.3)}
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return SCHEDULES[request.param]
+
+
+def some_timesteps(schedule):
+    return jnp.array([0, 1, schedule.num_steps // 2, schedule.num_steps - 1])
+
+
+def images(seed=0, shape=(4, 3, 2, 1), dtype=None):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+@pytest.mark.usefixtures("x64")
+def test_iterating_the_one_step_kernels_gives_the_closed_form(schedule):
+    """Push the mean and the variance of q(x_t | x_0) through x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, step by step."""
+    mean, variance = 0.7, 0.0
+    for t, beta in enumerate(schedule.betas):
+        mean, variance = np.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
+        if t in some_timesteps(schedule):
+            closed_mean, closed_variance = diffusion.q_mean_variance(schedule, jnp.full((1, 1), 0.7), jnp.array([t]))
+            np.testing.assert_allclose(closed_mean, [[mean]], rtol=1e-10)
+            np.testing.assert_allclose(closed_variance, [[variance]], rtol=1e-10)
+
+
+def test_q_sample_has_the_mean_and_the_variance_of_q(schedule):
+    x0, t, noise = images(), some_timesteps(schedule), images(1)
+    mean, variance = diffusion.q_mean_variance(schedule, x0, t)
+    np.testing.assert_allclose(
+        diffusion.q_sample(schedule, x0, t, noise), mean + jnp.sqrt(variance) * noise, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("stride", [1, 3])
+def test_q_posterior_equals_bayes_rule_on_a_grid(stride):
+    """q(x_s | x_t, x_0) is proportional to q(x_t | x_s) q(x_s | x_0): multiply, normalise and integrate on a fine grid of x_s."""
+    schedule, x0, xt = schedules.linear(10, 0.05, 0.3), 0.4, -0.9
+    x = np.linspace(-8, 8, 400_001)
+    for t in range(stride, 10):
+        s = t - stride
+        alpha = np.prod(1 - schedule.betas[s + 1 : t + 1])
+        prior = stats.norm.pdf(x, np.sqrt(schedule.alpha_bars[s]) * x0, np.sqrt(1 - schedule.alpha_bars[s]))
+        density = stats.norm.pdf(xt, np.sqrt(alpha) * x, np.sqrt(1 - alpha)) * prior
+        density /= density.sum()
+        mean = (x * density).sum()
+        variance = ((x - mean) ** 2 * density).sum()
+        ours = diffusion.q_posterior(schedule, jnp.array([[x0]]), jnp.array([[xt]]), jnp.array([t]), jnp.array([s]))
+        np.testing.assert_allclose(np.ravel(ours), [mean, variance], rtol=1e-9)
+
+
+def test_q_posterior_goes_to_the_step_before_by_default(schedule):
+    x0, xt, t = images(), images(1), some_timesteps(schedule)
+    for default, explicit in zip(
+        diffusion.q_posterior(schedule, x0, xt, t), diffusion.q_posterior(schedule, x0, xt, t, t - 1), strict=True
+    ):
+        np.testing.assert_array_equal(default, explicit)
+
+
+def test_at_the_first_timestep_the_posterior_is_the_image_without_doubt(schedule):
+    x0, xt, t = images(), images(1), jnp.zeros(4, int)
+    mean, variance = diffusion.q_posterior(schedule, x0, xt, t)
+    np.testing.assert_allclose(mean, x0, rtol=1e-6)
+    np.testing.assert_array_equal(variance, 0.0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_posterior_mean_from_eps_is_the_posterior_mean_at_the_x0_of_that_eps(schedule):
+    x0, eps, t = images(), images(1), some_timesteps(schedule)
+    xt = diffusion.q_sample(schedule, x0, t, eps)
+    expected, _ = diffusion.q_posterior(schedule, x0, xt, t)
+    np.testing.assert_allclose(diffusion.posterior_mean_from_eps(schedule, xt, t, eps), expected, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_x0_and_eps_are_two_names_of_one_point(schedule):
+    x0, eps, t = images(), images(1), some_timesteps(schedule)
+    xt = diffusion.q_sample(schedule, x0, t, eps)
+    np.testing.assert_allclose(diffusion.predict_x0(schedule, xt, t, eps), x0, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(diffusion.predict_eps(schedule, xt, t, x0), eps, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_step_variance_is_beta_and_adds_up_over_steps(schedule):
+    t = some_timesteps(schedule)
+    beta = diffusion.q_step_variance(schedule, images(), t, t - 1)
+    np.testing.assert_allclose(beta[:, 0, 0, 0], schedule.betas[t], rtol=1e-9)
+    to_the_image = diffusion.q_step_variance(schedule, images(), t, jnp.full(4, -1))
+    np.testing.assert_allclose(to_the_image[:, 0, 0, 0], 1 - schedule.alpha_bars[t], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float32_keeps_the_digits_of_float64(schedule):
+    t = jnp.arange(schedule.num_steps)
+    x0, xt = images(2, (len(t), 1)), images(3, (len(t), 1))
+    rounded = x0.astype(jnp.float32), xt.astype(jnp.float32)
+    exact = [a.astype(jnp.float64) for a in rounded]
+    for function in (
+        lambda x0, xt: diffusion.q_posterior(schedule, x0, xt, t),
+        lambda x0, xt: diffusion.q_sample(schedule, x0, t, xt),
+        lambda eps, xt: diffusion.predict_x0(schedule, xt, t, eps),
+    ):
+        jax.tree.map(
+            lambda low, high: np.testing.assert_allclose(low, high, rtol=3e-4, atol=1e-6),
+            function(*rounded),
+            function(*exact),
+        )
+
+
+def test_predicting_zero_costs_one():
+    """E |eps|^2 / D = 1, with standard error sqrt(2 / (n D))."""
+    x0, noise = images(0, (64, 8, 8, 3)), images(1, (64, 8, 8, 3))
+    t = jnp.arange(64)
+    loss = diffusion.simple_loss(schedules.linear(), lambda x, t: jnp.zeros_like(x), x0, t, noise)
+    assert loss.shape == (64,)
+    assert abs(loss.mean() - 1) < 4 * np.sqrt(2 / noise.size)
+
+
+def test_predicting_the_noise_costs_nothing():
+    schedule, x0, noise, t = schedules.linear(), images(0), images(1), jnp.array([0, 10, 500, 999])
+    loss = diffusion.simple_loss(schedule, lambda x, t: diffusion.predict_eps(schedule, x, t, x0), x0, t, noise)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+
+
+def test_the_loss_of_an_example_does_not_depend_on_its_batch():
+    x0, noise, t = images(0), images(1), jnp.array([0, 10, 500, 999])
+    alone = [
+        diffusion.simple_loss(schedules.linear(), lambda x, t: x**2, x0[i : i + 1], t[i : i + 1], noise[i : i + 1])
+        for i in range(4)
+    ]
+    together = diffusion.simple_loss(schedules.linear(), lambda x, t: x**2, x0, t, noise)
+    np.testing.assert_allclose(together, jnp.concatenate(alone), rtol=1e-6)
+
+
+def test_half_precision_images_stay_in_half_precision():
+    x0 = images(dtype=jnp.bfloat16)
+    assert diffusion.q_sample(schedules.linear(), x0, jnp.arange(4), x0).dtype == jnp.bfloat16

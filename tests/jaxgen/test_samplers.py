@@ -1,0 +1,165 @@
+"""On Gaussian data x_0 ~ N(m, C) the best denoiser is known, so the law of every sampler's output is known too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import diffusion, samplers, schedules
+
+MEAN = np.array([0.5, -0.3])
+COVARIANCE = np.array([[0.3, 0.1], [0.1, 0.6]])
+
+
+def gaussian_denoiser(schedule, mean=MEAN, covariance=COVARIANCE):
+    """E[eps | x_t] = sqrt(1 - a) (a C + (1 - a) I)^-1 (x_t - sqrt(a) m), with a = alpha_bar_t."""
+    a = schedule.alpha_bars[:, None, None]
+    gain = np.sqrt(1 - a) * np.linalg.inv(a * covariance + (1 - a) * np.eye(len(mean)))
+    shift = np.sqrt(schedule.alpha_bars)[:, None] * mean
+
+    def predict_eps(x, t):
+        return jnp.einsum("bij,bj->bi", jnp.asarray(gain, x.dtype)[t], x - jnp.asarray(shift, x.dtype)[t])
+
+    return predict_eps
+
+
+def law_of_affine(sampler, mean, covariance):
+    """Mean and covariance of sampler(x_T) for x_T ~ N(mean, covariance), exactly, when the sampler is affine."""
+    images = sampler(mean + np.concatenate([np.zeros((1, len(mean))), np.linalg.cholesky(covariance).T]))
+    matrix = (images[1:] - images[:1]).T
+    return images[0], matrix @ matrix.T
+
+
+@pytest.mark.usefixtures("x64")
+def test_ddim_converges_to_the_data_with_order_one():
+    """Started from q(x_T), the error in the output's law is the integrator's alone: halving the step halves it."""
+    schedule = schedules.linear(6400, 1e-4 / 6.4, 0.02 / 6.4)
+    predict_eps, a = gaussian_denoiser(schedule), schedule.alpha_bars[-1]
+    errors = []
+    for num_steps in (25, 50, 100, 200, 400):
+        grid = schedules.trailing_timesteps(6400, num_steps)
+        mean, covariance = law_of_affine(
+            lambda x, grid=grid: samplers.ddim(predict_eps, schedule, x, grid),
+            np.sqrt(a) * MEAN,
+            a * COVARIANCE + (1 - a) * np.eye(2),
+        )
+        errors.append(np.abs(covariance - COVARIANCE).max() + np.abs(mean - MEAN).max())
+    slopes = np.log2(errors[:-1]) - np.log2(errors[1:])
+    np.testing.assert_allclose(slopes[-2:], 1.0, atol=0.05)
+    assert errors[-1] < 0.01
+
+
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
+def test_ancestral_sampling_gives_the_mean_and_the_covariance_of_the_data(variance):
+    """With the best denoiser of 1,000 steps both variances agree up to O(1/T); n samples know a covariance to 1/sqrt(n)."""
+    schedule, n = schedules.linear(), 20_000
+    x = samplers.ancestral(jax.random.key(0), gaussian_denoiser(schedule), schedule, (n, 2), variance=variance)
+    bias = 0.01
+    np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * np.sqrt(0.6 / n) + bias)
+    np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=4 * 0.6 * np.sqrt(2 / n) + bias)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_ancestral_bias_shrinks_with_the_number_of_steps():
+    """For independent N(0, 1) data "beta" is the true reverse kernel: only the noiseless last step shrinks the variance, to 1 - beta_0."""
+    n = 200_000
+    for num_steps, ends in ((4, (0.2, 0.9)), (8, (0.1, 0.6))):
+        schedule = schedules.linear(num_steps, *ends)
+        predict_eps = gaussian_denoiser(schedule, np.zeros(1), np.eye(1))
+        x = samplers.ancestral(jax.random.key(1), predict_eps, schedule, (n, 1))
+        assert abs(x.var() - (1 - ends[0])) < 4 * np.sqrt(2 / n)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_steps", [1, 7, 100])
+def test_for_a_single_image_every_sampler_finds_it(num_steps):
+    schedule, image = schedules.linear(100, 1e-3, 0.2), jnp.array([[0.3, -0.8, 0.1]])
+    grid = schedules.trailing_timesteps(100, num_steps)
+
+    def predict_eps(x, t):
+        return diffusion.predict_eps(schedule, x, t, jnp.broadcast_to(image, x.shape))
+
+    x_T = jax.random.normal(jax.random.key(0), (5, 3))
+    for x in (
+        samplers.ddim(predict_eps, schedule, x_T, grid),
+        samplers.ddim(predict_eps, schedule, x_T, grid, eta=1.0, key=jax.random.key(1)),
+        samplers.ancestral(jax.random.key(2), predict_eps, schedule, (5, 3), grid),
+        samplers.ancestral(jax.random.key(2), predict_eps, schedule, (5, 3), grid, variance="beta_tilde"),
+    ):
+        np.testing.assert_allclose(x, jnp.broadcast_to(image, x.shape), rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ddim_with_eta_one_is_ancestral_sampling_with_the_posterior_variance():
+    schedule = schedules.linear(100, 1e-3, 0.2)
+    predict_eps = gaussian_denoiser(schedule)
+    key, grid = jax.random.key(0), schedules.trailing_timesteps(100, 20)
+    x_T = jax.random.normal(jax.random.fold_in(key, 0), (5, 2))
+    np.testing.assert_allclose(
+        samplers.ddim(predict_eps, schedule, x_T, grid, eta=1.0, key=key),
+        samplers.ancestral(key, predict_eps, schedule, (5, 2), grid, variance="beta_tilde"),
+        rtol=1e-6,
+    )
+
+
+def test_the_default_grid_of_ancestral_sampling_is_every_timestep():
+    schedule = schedules.linear(20, 1e-3, 0.3)
+    predict_eps, key = gaussian_denoiser(schedule), jax.random.key(0)
+    np.testing.assert_array_equal(
+        samplers.ancestral(key, predict_eps, schedule, (3, 2)),
+        samplers.ancestral(key, predict_eps, schedule, (3, 2), schedules.trailing_timesteps(20, 20)),
+    )
+
+
+def test_clipping_keeps_the_image_in_range():
+    schedule, grid = schedules.linear(), schedules.trailing_timesteps(1000, 10)
+    x_T = jax.random.normal(jax.random.key(0), (16, 4))
+
+    def predict_eps(x, t):
+        return -x
+
+    assert jnp.abs(samplers.ddim(predict_eps, schedule, x_T, grid)).max() > 1
+    assert jnp.abs(samplers.ddim(predict_eps, schedule, x_T, grid, clip_x0=True)).max() <= 1
+    clipped = samplers.ancestral(jax.random.key(0), predict_eps, schedule, (16, 4), grid, clip_x0=True)
+    assert jnp.abs(clipped).max() <= 1
+
+
+def test_the_trajectory_ends_in_the_image():
+    schedule, grid = schedules.linear(), schedules.trailing_timesteps(1000, 10)
+    x_T = jax.random.normal(jax.random.key(0), (3, 2))
+    image, states = samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, grid, trajectory=True)
+    assert states.shape == (10, 3, 2)
+    np.testing.assert_array_equal(states[-1], image)
+
+
+def test_with_a_key_per_example_a_sample_does_not_depend_on_its_companions():
+    schedule, keys = schedules.linear(), jax.random.split(jax.random.key(0), 6)
+    predict_eps = gaussian_denoiser(schedule)
+    grid = schedules.trailing_timesteps(1000, 10)
+    together = samplers.ancestral(keys, predict_eps, schedule, (6, 2), grid)
+    alone = jnp.concatenate(
+        [samplers.ancestral(keys[i : i + 1], predict_eps, schedule, (1, 2), grid) for i in range(6)]
+    )
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_another_grid_of_the_same_length_runs_the_same_program():
+    schedule = schedules.linear()
+    denoise, traces = gaussian_denoiser(schedule), []
+
+    @jax.jit
+    def sample(x_T, grid):
+        traces.append(grid)
+        return samplers.ddim(denoise, schedule, x_T, grid)
+
+    for first in (999, 700, 500):
+        sample(jnp.ones((2, 2)), jnp.linspace(first, 0, 10).astype(int))
+    assert len(traces) == 1
+
+
+def test_bad_arguments_are_refused():
+    schedule = schedules.linear(10)
+    with pytest.raises(ValueError, match='"beta" or "beta_tilde"; got \'fixed\''):
+        samplers.ancestral(jax.random.key(0), lambda x, t: x, schedule, (1, 1), variance="fixed")
+    with pytest.raises(ValueError, match=r"eta = 0\.5 adds noise: pass a key"):
+        samplers.ddim(lambda x, t: x, schedule, jnp.ones((1, 1)), schedules.trailing_timesteps(10, 5), eta=0.5)
