@@ -1,0 +1,113 @@
+"""What every image data set looks like to the training loop, and how one picture becomes pixels."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+# A set that takes more than this when decoded stays in its files, and is decoded batch by batch.
+IN_MEMORY_BYTES = 4 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A finite sequence of labelled images, all of one shape."""
+
+    name: str
+    """What was asked for: "digits", "cifar10", "folder:/home/me/cats"."""
+    shape: tuple[int, int, int]
+    """(h, w, c) of every image; c is 1 (grey) or 3 (RGB)."""
+    num_examples: int
+    class_names: tuple[str, ...]
+    """The name of each label; empty where the set has no labels (then every label is 0)."""
+    fingerprint: str
+    """16 hexadecimal digits that change with the content: of every byte where the set lies in memory, of names and
+    sizes where it is decoded batch by batch."""
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = dataclasses.field(repr=False)
+    """indices (b,) -> images uint8 (b, h, w, c), labels int32 (b,)."""
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; 0 where the set has none."""
+        return len(self.class_names)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images together when decoded."""
+        return self.num_examples * int(np.prod(self.shape))
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}.
+
+        `rows(np.arange(len(source)))` is the whole table. Where the set is decoded batch by batch, an unreadable
+        picture raises UserError with the name of its file.
+        """
+        images, labels = self.read(np.asarray(indices))
+        return {"image": images, "label": labels}
+
+
+def in_memory(name: str, images: np.ndarray, labels: np.ndarray, class_names: Iterable[str]) -> Images:
+    """A data set held in RAM: images uint8 (n, h, w, c), labels int (n,)."""
+    images, labels = np.ascontiguousarray(images), np.ascontiguousarray(labels, np.int32)
+    return Images(
+        name=name,
+        shape=images.shape[1:],
+        num_examples=len(images),
+        class_names=tuple(class_names),
+        fingerprint=digest(str(images.shape).encode(), images, labels),
+        read=lambda indices: (images[indices], labels[indices]),
+    )
+
+
+def digest(*parts: bytes | np.ndarray) -> str:
+    """Sixteen hexadecimal digits that identify the bytes of `parts`, in order (BLAKE2b)."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+def pixels(picture: Image.Image, grey: bool, size: int | None) -> np.ndarray:
+    """The picture as uint8 (h, w, 1) if `grey`, else (h, w, 3).
+
+    With a `size` the largest centred square is cut out and resampled to (size, size) with a Lanczos filter, which Pillow
+    widens when it shrinks, so that nothing aliases. Transparent parts become white; 16-bit grey keeps its high byte.
+    """
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    mode = "L" if grey else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    if size is not None and picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    array = np.asarray(picture)
+    return array[..., None] if grey else array
+
+
+def resized(images: np.ndarray, size: int | None) -> np.ndarray:
+    """uint8 (n, h, w, c) as (n, size, size, c), by the rule of `pixels`; unchanged where `size` is None or theirs."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    grey = images.shape[-1] == 1
+    out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
+    for i, image in enumerate(progress(images, "resizing", len(images))):
+        out[i] = pixels(Image.fromarray(image[..., 0] if grey else image), grey, size)
+    return out
+
+
+def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """`items`, with a progress bar once they have taken more than a second."""
+    bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    return tqdm(items, what, total, leave=False, delay=1, bar_format=bar)
