@@ -16,6 +16,7 @@ if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # most of a test's time is compilation
 
 
 @pytest.fixture

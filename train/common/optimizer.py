@@ -1,0 +1,50 @@
+"""Adam with warm-up and clipping, gradients in pieces, and the moving average of the parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def adam(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
+    """Adam after clipping the gradient's global norm; the rate rises linearly over warmup_steps, then stays."""
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(rate))
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves together."""
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+
+def moving_average(decay: float, step: jax.Array, average: Any, params: Any) -> Any:
+    """decay * average + (1 - decay) * params, where early on decay is at most (1 + step) / (10 + step), so that the
+    initial parameters are soon forgotten."""
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
+
+
+def value_and_grad_in_pieces(loss: Callable, pieces: int) -> Callable:
+    """Like ``jax.value_and_grad(loss)`` of loss(params, rows), where the rows pass through in so many equal pieces.
+
+    For a loss that is a mean over rows the result is the same; the memory for activations is that of one piece.
+    """
+    value_and_grad = jax.value_and_grad(loss)
+    if pieces == 1:
+        return value_and_grad
+
+    def accumulated(params, rows):
+        stacked = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), rows)
+
+        def add(total, piece):
+            return jax.tree.map(jnp.add, total, value_and_grad(params, piece)), None
+
+        first = jax.tree.map(lambda x: x[0], stacked)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, first))
+        # Convolution gradients inside a loop are slow on a CPU (they miss its fast kernels): unroll there.
+        total, _ = jax.lax.scan(add, zeros, stacked, unroll=pieces if jax.default_backend() == "cpu" else 1)
+        return jax.tree.map(lambda x: x / pieces, total)
+
+    return accumulated

@@ -1,0 +1,137 @@
+"""One place where a function of one device's rows becomes a program on all devices.
+
+The function sees its own rows under the axis name "data" and says itself what is averaged over it. Two back ends run it, and a
+test holds them to the same bits: ``jax.pmap``, and ``jax.jit(jax.shard_map)``, which since JAX 0.8 is what pmap is made of.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.common.errors import UserError
+
+# XLA fuses element-wise work into convolutions on the CPU by a library that is slow at it; keep that library for reductions.
+# An unknown option is an error, so it is set only on the versions where it was tried.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """Options for the compiler that pay off for convolutional networks on this platform and this version of JAX."""
+    return _CPU_OPTIONS if platform == "cpu" and jax.__version_info__[:2] == (0, 10) else {}
+
+
+def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The sharding of what every device holds whole: the state, a data set."""
+    return NamedSharding(_mesh(devices), PartitionSpec())
+
+
+def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """The tree of arrays on this host, whole on every device. All hosts give the same values."""
+    sharding = replicated(devices)
+
+    def put(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+    return jax.tree.map(put, tree)
+
+
+def local(tree: Any) -> Any:
+    """This host's own copy of what every device holds whole."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def check_divisible(batch_size: int, num_devices: int, pieces: int = 1) -> None:
+    """
+    Raises:
+        UserError: if the devices, and the pieces each takes its rows in, cannot share the batch evenly.
+    """
+    unit = num_devices * pieces
+    if batch_size < 1 or batch_size % unit:
+        fitting = sorted({max(unit, batch_size // unit * unit), (max(batch_size, 0) // unit + 1) * unit})
+        shares = f"{num_devices} device{'s' * (num_devices > 1)}" + (f" x {pieces} pieces" if pieces > 1 else "")
+        raise UserError(
+            f"a batch of {batch_size} does not divide over {shares}; try --batch-size {' or '.join(map(str, fitting))}"
+        )
+
+
+def parallelize(
+    function: Callable,
+    devices: Sequence[jax.Device],
+    *,
+    rows: Sequence[bool],
+    gather: bool = False,
+    donate: bool = False,
+    how: Literal["pmap", "shard_map"] = "pmap",
+) -> Callable:
+    """The program that runs function on every device, each with its share of the rows.
+
+    Args:
+        function: of one device's arguments, under the axis name "data".
+        devices: of all hosts.
+        rows: for each argument, whether the devices share its rows; otherwise each sees it whole. A host passes its own rows.
+        gather: whether the result has one row per row; otherwise function has made it equal on every device.
+        donate: whether the first argument's memory may be reused for the result.
+        how: the back end.
+
+    It is compiled once, for the shapes of the first call.
+    """
+    donated = (0,) if donate else ()
+    here = [d for d in devices if d.process_index == jax.process_index()]
+    if how == "pmap":
+        program = jax.pmap(
+            function,
+            axis_name="data",
+            in_axes=tuple(0 if shared else None for shared in rows),
+            out_axes=0 if gather else None,
+            devices=list(devices),
+            donate_argnums=donated,
+        )
+
+        def split(x):
+            return x.reshape(len(here), -1, *x.shape[1:])
+
+        def join(x):
+            return x.reshape(-1, *x.shape[2:]) if gather else x
+    else:
+        mesh, shared_spec = _mesh(devices), PartitionSpec("data")
+        # check_vma=True would sum the gradients of replicated parameters over devices before our own pmean divides them.
+        program = jax.jit(
+            jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=tuple(shared_spec if shared else PartitionSpec() for shared in rows),
+                out_specs=shared_spec if gather else PartitionSpec(),
+                check_vma=False,
+            ),
+            donate_argnums=donated,
+        )
+
+        def split(x):
+            return jax.make_array_from_process_local_data(NamedSharding(mesh, shared_spec), x)
+
+        def join(x):
+            return x
+
+    compiled = None
+
+    def call(*arguments):
+        nonlocal compiled
+        arguments = [
+            jax.tree.map(split, argument) if shared else argument
+            for argument, shared in zip(arguments, rows, strict=True)
+        ]
+        if compiled is None:
+            compiled = program.lower(*arguments).compile(compiler_options(devices[0].platform) or None)
+        return jax.tree.map(join, compiled(*arguments))
+
+    return call
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), ("data",))

@@ -1,0 +1,49 @@
+"""What a trainable model is: pure functions over a state pytree."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class State(NamedTuple):
+    """Everything that training changes, and nothing else: data only, so that a checkpoint of it is the whole run."""
+
+    step: jax.Array
+    """() int32, optimiser steps done."""
+    params: Any
+    """Parameters, float32."""
+    ema: Any
+    """Exponential moving average of the parameters: what samples are drawn with."""
+    opt: Any
+    """State of the optimiser."""
+    key: jax.Array
+    """The run's key. It never changes: a step's key is fold_in(key, step)."""
+
+
+class Recipe(NamedTuple):
+    """A trainable generative model.
+
+    A batch is a dictionary of arrays with one row per example; "image" is uint8 (b, h, w, c), "label" int32 (b,).
+    """
+
+    init: Callable[[jax.Array], State]
+    """key -> state"""
+    step: Callable[[State, dict, jax.Array], tuple[State, dict]]
+    """state, batch, key -> state, metrics; sees one device's rows and averages over the axis named "data"."""
+    sample: Callable[[State, dict, jax.Array], jax.Array]
+    """state, batch, key -> images in [-1, 1], one per row of the batch; sees one device's rows of axis "data"."""
+    pictures: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
+    """Further pictures of a finished run, by name, called like sample. What gives one image per row makes a grid; what
+    gives its moments too, (b, moments, h, w, c), a strip and an animation."""
+
+
+def example_keys(key: jax.Array, num_rows: int) -> jax.Array:
+    """A key for each of this device's rows, (num_rows,): fold_in(key, the row's index in the global batch).
+
+    Hence what an example draws does not depend on how many devices share the batch.
+    """
+    first = jax.lax.axis_index("data") * num_rows
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
