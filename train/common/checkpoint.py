@@ -1,0 +1,198 @@
+"""Checkpoints that can be trusted: whole, checked by content, written beside the training and never over a sound one.
+
+Orbax writes them, one folder a step, committed by a last marker file. It keeps no checksum of the content, so we keep our own.
+Of several hosts only the first touches the disk.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.common.errors import UserError
+
+
+class Restored(NamedTuple):
+    """A sound checkpoint, and what was found on the way to it."""
+
+    step: int
+    state: Any
+    """Host arrays; keys are typed."""
+    meta: dict
+    damaged: Sequence[tuple[int, str]]
+    """Newer steps that were not sound, and why."""
+
+
+class Checkpoints:
+    """The checkpoints that a run writes; the newest two are kept. Close it, or the last one may be lost."""
+
+    def __init__(self, folder: Path, *, keep: int = 2):
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = _open(self.folder, keep=keep)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Write the state of this step in the background. It is copied on the device first: the caller may donate it at once.
+
+        Raises:
+            UserError: if the save before this one failed.
+        """
+        self.wait()
+        snapshot = self._copy(state)
+        self._writing = self._writer.submit(self._write, step, snapshot, meta)
+
+    def wait(self) -> None:
+        """Return when nothing is being written.
+
+        Raises:
+            UserError: if the write failed; earlier checkpoints are untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def restore(self, like: Any) -> Restored | None:
+        """The newest sound checkpoint of a state shaped like this; None where nothing was ever saved whole.
+
+        Newer ones that are damaged are removed once a sound one is found, to make room for their successors.
+
+        Raises:
+            UserError: if there are checkpoints and none is sound; nothing is removed then.
+        """
+        restored = _newest_sound(self._manager, self.folder, like)
+        if restored is not None and restored.damaged:
+            for step, _ in restored.damaged:
+                shutil.rmtree(self.folder / str(step))
+            self._manager.reload()
+        return restored
+
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint on disk."""
+        return self._manager.latest_step()
+
+    def close(self) -> None:
+        """Wait for the last write and stop."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._manager.close()
+
+    def _write(self, step: int, snapshot: Any, meta: dict) -> None:
+        committed = self._manager.all_steps()
+        if step in committed:  # saved before an interruption: the same content, and a sound one is not touched
+            return
+        try:
+            for debris in {path.name for path in self.folder.iterdir()} - set(map(str, committed)):  # of killed saves
+                shutil.rmtree(self.folder / debris)
+            state = jax.tree.map(np.asarray, jax.device_get(_without_keys(snapshot)))
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave({**meta, "sha256": fingerprint(state, meta)}),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            newest = self.newest()
+            kept = "there is no earlier one" if newest is None else f"the newest sound one is step {newest}"
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({_reason(error)}); {kept}. "
+                "Make room and run the same command again"
+            ) from error
+
+
+def read(folder: Path, like: Any) -> Restored | None:
+    """Like `Checkpoints.restore`, but changes nothing in the folder, where a run may be writing.
+
+    Raises:
+        UserError: if there are checkpoints and none is sound.
+    """
+    if not folder.is_dir():
+        return None
+    folder = folder.absolute()
+    with closing(_open(folder, read_only=True)) as manager:
+        return _newest_sound(manager, folder, like)
+
+
+def fingerprint(state: Any, meta: dict) -> str:
+    """sha256 over the names, types, shapes and bytes of all leaves, and over meta."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(_without_keys(state))[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> ocp.CheckpointManager:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every directory it makes
+    return ocp.CheckpointManager(
+        folder,
+        item_names=("state", "meta"),
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            read_only=read_only,
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            enable_async_checkpointing=False,  # our own thread copies, hashes and writes
+            atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+        ),
+    )
+
+
+def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:
+    template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(_without_keys, like))
+    damaged = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            item = manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
+            )
+            meta = dict(item.meta)
+            if meta.pop("sha256") != fingerprint(item.state, meta):
+                raise ValueError("its content does not match its sha256")
+            return Restored(step, _with_keys(item.state, like), meta, damaged)
+        except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or JSON raise
+            damaged.append((step, f"{type(error).__name__}: {_reason(error)}"))
+    if damaged:
+        found = "; ".join(f"step {step}: {why}" for step, why in damaged)
+        raise UserError(
+            f"no checkpoint in {folder} is sound ({found}). Nothing was changed. Put a good copy back, "
+            "or train into another folder with --run"
+        )
+    return None
+
+
+def _without_keys(tree: Any) -> Any:
+    """Typed keys as their uint32 data: files hold numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def _with_keys(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, tree, like)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "No space left" in text or "RESOURCE_EXHAUSTED" in text:
+        return "no space left on the device"
+    return text.splitlines()[0][:200] if text else type(error).__name__

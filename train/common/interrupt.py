@@ -1,0 +1,54 @@
+"""Reasons to stop early: a signal, or time running out. Noticed between steps, never inside one."""
+
+import signal
+import time
+from types import FrameType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_OUTCOMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Interrupt:
+    """While open, SIGINT and SIGTERM ask the run to save and leave; a second one ends it at once."""
+
+    def __init__(self, max_hours: float | None, clock=time.monotonic):
+        self._clock = clock
+        self._deadline = None if max_hours is None else clock() + 3600 * max_hours
+        self._signal = 0
+
+    def __enter__(self) -> "Interrupt":
+        self._previous = {number: signal.signal(number, self._receive) for number in _OUTCOMES}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after this step. All hosts give the same answer; they confer every tenth step."""
+        wish = self._signal or (self._deadline is not None and self._clock() >= self._deadline)
+        if jax.process_count() == 1:
+            return bool(wish)
+        if step % 10:
+            return False
+        wishes = multihost_utils.process_allgather(np.array([self._signal, bool(wish)]))
+        self._signal = int(wishes[:, 0].max())
+        return bool(wishes.any())
+
+    @property
+    def outcome(self) -> str:
+        """Why, in words for people."""
+        return _OUTCOMES.get(self._signal, "time limit")
+
+    @property
+    def exit_status(self) -> int:
+        """128 + the signal's number, as shells have it; 0 when time ran out as planned."""
+        return 128 + self._signal if self._signal else 0
