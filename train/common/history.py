@@ -1,0 +1,181 @@
+"""What a run folder tells about its run, as far as it can be read: gaps where files are missing or broken, no errors."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_NUMBERED = re.compile(r"_\d{3,}$", re.ASCII)
+_PICTURES = {".png", ".gif", ".jpg", ".jpeg", ".webp"}
+
+
+class Session(NamedTuple):
+    """One process that trained the run, from its start to its end; None or empty where nothing is known."""
+
+    started: datetime | None
+    ended: datetime | None
+    first_step: float | None
+    last_step: float | None
+    outcome: str
+    """finished, interrupted, time limit, or failed: and why; running until it ends, and for ever if it was killed."""
+    command: str
+    """What was typed to start it."""
+    steps_per_second: float | None
+    images_per_second: float | None
+    seconds_to_first_step: float | None
+    peak_memory_bytes: float | None
+    environment: dict[str, str]
+    """Everything else that was noted: device, versions."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration."""
+        if self.started is None or self.ended is None:
+            return None
+        return max(0.0, (self.ended - self.started).total_seconds())
+
+
+class Run(NamedTuple):
+    """What a run folder holds; empty where there is nothing."""
+
+    folder: Path
+    recipe: str
+    config: dict
+    data: dict
+    metrics: dict[str, tuple[np.ndarray, np.ndarray]]
+    """By name, `loss` first: steps (n,) ascending and finite values (n,), n >= 1."""
+    sessions: list[Session]
+    checkpoints: list[int]
+    """Their steps, ascending."""
+    grids: dict[int, Path]
+    """Sample grids by step, ascending."""
+    pictures: dict[str, Path]
+    """The other pictures under samples/ by file name, ascending, without numbered ones such as sample_00012.png."""
+
+    @property
+    def flags(self) -> dict:
+        """The flags that every recipe has."""
+        return _dict(self.config, "job")
+
+    @property
+    def last_step(self) -> int:
+        """The last step that anything here tells of; 0 if nothing does."""
+        logged = [int(steps[-1]) for steps, _ in self.metrics.values()]
+        ended = [int(session.last_step or 0) for session in self.sessions]
+        return max([0, *logged, *ended, *self.checkpoints])
+
+    @property
+    def total_steps(self) -> int | None:
+        """The step at which the run is finished, if its configuration says so."""
+        steps = _number(self.flags, "steps")
+        return int(steps) if steps and steps > 0 else None
+
+
+def read(folder: Path) -> Run:
+    """Everything readable in `folder`: config.json, metrics.jsonl, sessions.jsonl, and the names in samples/ and
+    checkpoints/.
+    """
+    described = _object(_text(folder / "config.json"))
+    pictures = sorted(path for path in folder.glob("samples/*") if path.suffix.lower() in _PICTURES)
+    pictures = [path for path in pictures if not path.name.startswith(".")]
+    steps = {path: path.stem.removeprefix("step_") for path in pictures if path.stem.startswith("step_")}
+    grids = {int(step): path for path, step in steps.items() if _is_count(step)}
+    checkpoints = (path.name for path in folder.glob("checkpoints/*") if path.is_dir())
+    return Run(
+        folder=folder,
+        recipe=str(described.get("recipe", "")),
+        config=_dict(described, "config"),
+        data=_dict(described, "data"),
+        metrics=_curves(_rows(folder / "metrics.jsonl")),
+        sessions=[_session(row) for row in _rows(folder / "sessions.jsonl")],
+        checkpoints=sorted(int(name) for name in checkpoints if _is_count(name)),
+        grids=dict(sorted(grids.items())),
+        pictures={path.name: path for path in pictures if not _NUMBERED.search(path.stem)},
+    )
+
+
+def as_text(value: Any) -> str:
+    """A value out of JSON as a person writes it."""
+    if value is None:
+        return "—"
+    if isinstance(value, list):
+        return ", ".join(as_text(item) for item in value)
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _session(row: dict) -> Session:
+    known = set(Session._fields) - {"environment"}
+    return Session(
+        started=_moment(row, "started"),
+        ended=_moment(row, "ended"),
+        first_step=_number(row, "first_step"),
+        last_step=_number(row, "last_step"),
+        outcome=str(row.get("outcome", "")),
+        command=str(row.get("command", "")),
+        steps_per_second=_number(row, "steps_per_second"),
+        images_per_second=_number(row, "images_per_second"),
+        seconds_to_first_step=_number(row, "seconds_to_first_step"),
+        peak_memory_bytes=_number(row, "peak_memory_bytes"),
+        environment={name: as_text(value) for name, value in row.items() if name not in known and value is not None},
+    )
+
+
+def _curves(rows: Iterable[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    curves: dict[str, dict[float, float]] = {"loss": {}}
+    for row in rows:
+        if (step := _number(row, "step")) is None:
+            continue
+        for name in row:
+            if name != "step" and (value := _number(row, name)) is not None:
+                curves.setdefault(name, {})[step] = value
+    ascending = {name: sorted(curve.items()) for name, curve in curves.items() if curve}
+    return {name: tuple(np.array(curve, float).T) for name, curve in ascending.items()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(path: Path) -> list[dict]:
+    return [row for line in _text(path).splitlines() if (row := _object(line))]
+
+
+def _dict(values: dict, name: str) -> dict:
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(values: dict, name: str) -> float | None:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Beyond 1e300 an integer may have no float, and a float no room for the margins of a chart.
+    return value if math.isfinite(value) and abs(value) < 1e300 else None
+
+
+def _moment(values: dict, name: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(values[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 16
