@@ -1,0 +1,107 @@
+"""The U-Net of denoising diffusion (Ho et al. 2020, arXiv 2006.11239, appendix B)."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.models.layers import (
+    Conv3x3,
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    fold_in,
+    glorot,
+    timestep_embedding,
+    zeros,
+)
+
+
+class UNet(nn.Module):
+    """eps_theta(x_t, t), float32, one value per pixel and channel: (b, h, w, c), (b,) -> (b, h, w, out_channels).
+
+    The defaults are the paper's CIFAR-10 network (35.7 million parameters) but for its dropout of 0.1. As in the official code, the last
+    convolution, the second one of each residual block and the output of each attention start at zero; here at zero itself, so a fresh
+    network predicts eps = 0 and the mean squared error per dimension starts at E[eps^2] = 1.
+
+    Call ``unet.apply({"params": params}, x, t, keys)``. ``keys``, (b,) typed keys, one for each example, switch dropout on; each residual
+    block folds its own number into them, and a mask depends on nothing but its example's key and that number.
+
+    Raises:
+        ValueError: if the height or width is not a multiple of 2**(levels - 1), or ``groups`` or ``head_dim`` do not divide the channels.
+    """
+
+    out_channels: int = 3
+    """Channels of the prediction."""
+    width: int = 128
+    """Channels at the finest resolution; the timestep embedding has 4 times as many."""
+    multipliers: Sequence[int] = (1, 2, 2, 2)
+    """Channels over ``width`` at each level; each level has half the resolution of the one before."""
+    blocks: int = 2
+    """Residual blocks per level on the way down; on the way up there is one more."""
+    attention: Sequence[int] = (16,)
+    """Image heights at which self-attention follows each residual block; the middle has it always."""
+    head_dim: int | None = None
+    """Channels per attention head; None is the paper's single head."""
+    dropout: float = 0.0
+    """Probability to drop an activation between the convolutions of a residual block."""
+    groups: int = 32
+    """Groups of each normalisation."""
+    dtype: Any = jnp.float32
+    """Precision of convolutions and matrix products; parameters and the output are float32."""
+
+    @nn.compact
+    def __call__(self, x, t, keys=None):
+        _check_size(x.shape[1:3], len(self.multipliers))
+        dtype, groups = self.dtype, self.groups
+        channels = [self.width * multiplier for multiplier in self.multipliers]
+        numbers = itertools.count()
+
+        embedding = timestep_embedding(t, self.width)
+        embedding = nn.Dense(4 * self.width, dtype=dtype, kernel_init=glorot, name="time1")(embedding)
+        embedding = nn.Dense(4 * self.width, dtype=dtype, kernel_init=glorot, name="time2")(nn.silu(embedding))
+
+        def residual(h, features, name):
+            block = ResidualBlock(features, self.dropout, groups, dtype, name=name)
+            return block(h, embedding, fold_in(keys, next(numbers)))
+
+        def attend(h, name):
+            return SelfAttention(self.head_dim, groups, dtype, name=name)(h)
+
+        def stage(h, features, name):
+            h = residual(h, features, name)
+            return attend(h, f"{name}_attention") if h.shape[1] in self.attention else h
+
+        h = Conv3x3(self.width, dtype=dtype, name="conv_in")(x)
+        skips = [h]
+        for level, features in enumerate(channels):
+            for i in range(self.blocks):
+                h = stage(h, features, f"down{level}_{i}")
+                skips.append(h)
+            if level < len(channels) - 1:
+                h = Conv3x3(features, stride=2, dtype=dtype, name=f"downsample{level}")(h)
+                skips.append(h)
+
+        h = residual(h, channels[-1], "middle_0")
+        h = attend(h, "middle_attention")
+        h = residual(h, channels[-1], "middle_1")
+
+        for level, features in reversed(list(enumerate(channels))):
+            for i in range(self.blocks + 1):
+                h = stage(jnp.concatenate([h, skips.pop()], axis=-1), features, f"up{level}_{i}")
+            if level > 0:
+                h = Conv3x3(features, upsample=True, dtype=dtype, name=f"upsample{level}")(h)
+
+        h = nn.silu(GroupNorm(groups, dtype=dtype, name="norm_out")(h))
+        return Conv3x3(self.out_channels, kernel_init=zeros, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
+
+
+def _check_size(size, levels):
+    multiple = 2 ** (levels - 1)
+    if any(side % multiple for side in size):
+        raise ValueError(
+            f"images of height x width {size[0]}x{size[1]} do not fit {levels} levels: both must be multiples of {multiple}; "
+            "resize the images or pass fewer multipliers"
+        )
