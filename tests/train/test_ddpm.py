@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import diffusion
+from tests.train.tiny import DDPM
+from train import ddpm
+from train.common import data, loop, parallel
+from train.common.errors import UserError
+
+SHAPE = (8, 8, 1)
+
+
+def first_step(config, devices, monkeypatch):
+    """What the loss sees in step 0 on so many devices: x0, t and noise, put together again; and the metrics."""
+    seen = {}
+
+    def simple_loss(schedule, predict_eps, x0, t, noise):
+        def keep(device, *arrays):
+            seen[int(device)] = [np.asarray(a) for a in arrays]
+
+        jax.debug.callback(keep, jax.lax.axis_index("data"), x0, t, noise)
+        return original(schedule, predict_eps, x0, t, noise)
+
+    original = diffusion.simple_loss
+    monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
+    on = jax.devices()[:devices]
+    recipe = ddpm.recipe(config, SHAPE)
+    fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
+    state, metrics = next(fold)
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    monkeypatch.undo()
+    return [np.concatenate(parts) for parts in zip(*(seen[i] for i in range(devices)), strict=True)], metrics
+
+
+def test_every_number_of_devices_sees_the_same_images_timesteps_and_noise_to_the_bit(monkeypatch):
+    alone, _ = first_step(DDPM, 1, monkeypatch)
+    for devices in (2, 4, 8):
+        shared, _ = first_step(DDPM, devices, monkeypatch)
+        for a, b in zip(alone, shared, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_loss_starts_at_one(monkeypatch):
+    """The fresh network predicts 0, so the loss is the mean of eps^2, with standard error sqrt(2 / 1024)."""
+    (_, _, noise), metrics = first_step(replace(DDPM, dropout=0.0), 1, monkeypatch)
+    np.testing.assert_allclose(metrics["loss"], (noise**2).mean(), rtol=1e-5)
+    assert abs(metrics["loss"] - 1) < 4 * np.sqrt(2 / noise.size)
+
+
+def test_timesteps_cover_the_chain_and_noise_is_standard_normal(monkeypatch):
+    (x0, t, noise), _ = first_step(DDPM, 1, monkeypatch)
+    assert set(t) <= set(range(20))
+    assert len(set(t)) > 5
+    assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
+    assert np.abs(x0).max() == 1
+
+
+def test_a_step_in_pieces_is_the_whole_step():
+    """Without dropout the draws are the same, so only the order of sums differs."""
+    on = jax.devices()[:1]
+    results = []
+    for pieces in (1, 2):
+        recipe = ddpm.recipe(replace(DDPM, pieces=pieces), SHAPE)
+        fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
+        results.append([float(next(fold)[1]["loss"]) for _ in range(3)])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_the_denoising_chain_ends_in_the_samples(sampler):
+    on = jax.devices()[:1]
+    recipe = ddpm.recipe(replace(DDPM, sampler=sampler), SHAPE)
+    state = loop.initial_state(recipe, 0, on)
+    batch, key_data = {"image": np.zeros((2, *SHAPE), np.uint8)}, jax.random.key_data(jax.random.key(0))
+
+    def both(state, batch, key_data):
+        key = jax.random.wrap_key_data(key_data)
+        return recipe.sample(state, batch, key), recipe.pictures["denoising"](state, batch, key)
+
+    program = parallel.parallelize(both, on, rows=(False, True, False), gather=True)
+    images, moments = program(state, batch, parallel.place(key_data, on))
+    assert moments.shape == (2, 4, *SHAPE)
+    np.testing.assert_allclose(moments[:, -1], images, rtol=1e-5, atol=1e-6)
+
+
+def test_the_cifar10_preset_is_the_papers():
+    """Ho et al. 2020, appendix B: 35.7 million parameters, batch 128, 800 thousand steps, dropout 0.1, EMA 0.9999, flips."""
+    config = ddpm.PRESETS["cifar10"]
+    recipe = ddpm.recipe(config, (32, 32, 3))
+    params = jax.eval_shape(lambda: recipe.init(jax.random.key(0))).params
+    assert 35.6e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 35.8e6
+    assert (config.job.batch_size, config.job.steps, config.dropout, config.ema_decay) == (128, 800_000, 0.1, 0.9999)
+    assert config.flip
+    assert config.learning_rate == 2e-4
+
+
+def test_bfloat16_changes_the_products_and_not_the_parameters():
+    recipe = ddpm.recipe(replace(DDPM, dtype="bfloat16"), SHAPE)
+    on = jax.devices()[:1]
+    fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
+    state, metrics = next(fold)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
+    assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_timesteps": 0}, "--num-timesteps"),
+        ({"sample_steps": 30}, "--sample-steps"),
+        ({"ema_decay": 1.5}, "--ema-decay"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"pieces": 0}, "--pieces"),
+        ({"multipliers": (1, 1, 1, 1, 1)}, "8x8"),
+        ({"groups": 3}, "groups"),
+        ({"dropout": 1.0}, "--dropout"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_words(change, said):
+    with pytest.raises(UserError, match=said):
+        ddpm.recipe(replace(DDPM, **change), SHAPE)

@@ -1,0 +1,101 @@
+"""From the command line to a trained model: parse, choose the accelerator, load the data, claim the run folder, train.
+
+Only the parser is imported here; JAX follows when the flags are known, so ``--help`` is quick and ``--accelerator`` comes first.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from train.common import config as configuration
+from train.common import stopwatch  # noqa: F401  its clock starts now
+from train.common.errors import UserError
+
+
+def parse(
+    config_type: type, presets: Mapping[str, Any], description: str, arguments: Sequence[str] | None = None
+) -> Any:
+    """The configuration that the command line asks for. ``--dataset`` chooses the preset whose values the other flags override;
+    a data set without one gets ``presets["*"]``.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--dataset", default="digits")
+    dataset = first.parse_known_args(arguments)[0].dataset
+    return tyro.cli(
+        config_type,
+        default=presets.get(dataset, presets["*"]),
+        description=description,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+    )
+
+
+def main(name: str, config: Any, recipe: Callable) -> int:
+    """Train recipe(config, image_shape). Returns the process's exit status."""
+    return reporting_errors(lambda: _train(name, config, recipe))
+
+
+def reporting_errors(action: Callable[[], int]) -> int:
+    """The action's exit status; what the person can mend becomes one line on stderr and status 1."""
+    try:
+        return action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:  # no space, no permission: says which file
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _train(name, config, recipe):
+    job = config.job
+    _check(job)
+    from train.common import devices
+
+    devices.connect(job.coordinator, job.num_processes, job.process_id)
+    on = devices.select(job.accelerator, job.devices)
+    devices.use_compilation_cache()
+
+    from train.common import data, loop, parallel
+
+    parallel.check_divisible(job.batch_size, len(on))
+    source = data.load(job.dataset, data_dir=job.data_dir, image_size=job.image_size)
+    folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
+    about = {
+        "name": source.name,
+        "num_examples": len(source),
+        "shape": source.shape,
+        "num_classes": source.num_classes,
+        "fingerprint": source.fingerprint,
+    }
+    built = recipe(config, source.shape)
+    if devices.leads():
+        configuration.claim(folder, configuration.describe(name, config, about))
+        print(
+            f"{name} on {source.name} ({len(source):,} images {'x'.join(map(str, source.shape))}), "
+            f"{devices.describe(on)}, in {folder}",
+            file=sys.stderr,
+        )
+    return loop.fit(job, built, source, folder, on)
+
+
+def _check(job):
+    for field in ("steps", "batch_size", "checkpoint_every", "sample_every", "log_every", "num_samples"):
+        if getattr(job, field) < 1:
+            raise UserError(f"--{field.replace('_', '-')} must be at least 1; got {getattr(job, field)}")
+    if job.seed < 0:
+        raise UserError(f"--seed must not be negative; got {job.seed}")
+    if job.max_hours is not None and not job.max_hours > 0:
+        raise UserError(f"--max-hours must be more than 0; got {job.max_hours}")
+
+
+def _slug(dataset: str) -> str:
+    """The data set's name as part of a folder's name."""
+    if dataset.startswith("folder:"):
+        return Path(dataset.removeprefix("folder:")).expanduser().resolve().name
+    return dataset.replace("/", "-").replace(":", "-")

@@ -1,0 +1,62 @@
+"""Pictures of a model at work."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from train.common import data, parallel, pictures
+from train.common.recipe import Recipe, State
+from train.common.sources import Images
+
+
+def drawer(
+    function: Callable, on: Sequence[jax.Device], how: str = "pmap"
+) -> Callable[[State, dict, jax.Array], np.ndarray]:
+    """A recipe's ``sample``, or another function of (state, batch, key), run on this host's devices and brought to the host.
+
+    Compiled once, for the shapes of the first call; any number of rows goes, rounded up to what the devices can share evenly.
+    """
+    here = [d for d in on if d.process_index == jax.process_index()]
+
+    def of_key_data(state, batch, key_data):
+        return function(state, batch, jax.random.wrap_key_data(key_data))
+
+    program = parallel.parallelize(of_key_data, here, rows=(False, True, False), gather=True, how=how)
+
+    def draw(state, batch, key):
+        num = len(next(iter(batch.values())))
+        padded = np.resize(np.arange(num), -(-num // len(here)) * len(here))
+        batch = {name: column[padded] for name, column in batch.items()}
+        if jax.process_count() > 1:  # the state spans devices of other hosts
+            state = parallel.place(parallel.local(state), here)
+        return np.asarray(program(state, batch, parallel.place(jax.random.key_data(key), here)))[:num]
+
+    return draw
+
+
+class Gallery:
+    """What a run puts into its folder samples/: the same noise drawn again and again while the model learns."""
+
+    def __init__(self, recipe: Recipe, source: Images, *, num: int, seed: int, on: Sequence[jax.Device], how: str):
+        self._batch = source.rows(data.indices(seed, 0, num, len(source)))
+        self._key = jax.random.fold_in(jax.random.key(seed), 1)
+        self._sample = drawer(recipe.sample, on, how)
+        self._pictures = {name: drawer(function, on, how) for name, function in recipe.pictures.items()}
+
+    def draw(self, path: Path, state: State) -> None:
+        """Write a grid of samples."""
+        images = pictures.to_uint8(self._sample(state, self._batch, self._key))
+        pictures.save_png(path, pictures.grid(images))
+
+    def draw_pictures(self, folder: Path, state: State) -> None:
+        """Write the recipe's further pictures: NAME.png, and NAME.gif of those that have moments."""
+        for name, draw in self._pictures.items():
+            images = pictures.to_uint8(draw(state, self._batch, self._key))
+            if images.ndim == 5:
+                moments = images.swapaxes(0, 1)
+                pictures.save_gif(folder / f"{name}.gif", pictures.film(moments))
+                pictures.save_png(folder / f"{name}.png", pictures.strip(moments))
+            else:
+                pictures.save_png(folder / f"{name}.png", pictures.grid(images))
