@@ -113,5 +113,5 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    options = tyro.cli(Options, description=__doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -1,7 +1,6 @@
 """What every recipe promises, whatever it models."""
 
 import itertools
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.common.errors import UserError
+from train.common.recipe import with_keys, without_keys
 
 
 class Restored(NamedTuple):
@@ -98,7 +99,7 @@ class Checkpoints:
         try:
             for debris in {path.name for path in self.folder.iterdir()} - set(map(str, committed)):  # of killed saves
                 shutil.rmtree(self.folder / debris)
-            state = jax.tree.map(np.asarray, jax.device_get(_without_keys(snapshot)))
+            state = jax.tree.map(np.asarray, jax.device_get(without_keys(snapshot)))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -132,7 +133,7 @@ def read(folder: Path, like: Any) -> Restored | None:
 def fingerprint(state: Any, meta: dict) -> str:
     """sha256 over the names, types, shapes and bytes of all leaves, and over meta."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_flatten_with_path(_without_keys(state))[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(without_keys(state))[0]:
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)}|{array.dtype}|{array.shape}|".encode())
         digest.update(array.reshape(-1).view(np.uint8))
@@ -156,7 +157,7 @@ def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> 
 
 
 def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:
-    template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(_without_keys, like))
+    template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(without_keys, like))
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
@@ -166,7 +167,7 @@ def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Re
             meta = dict(item.meta)
             if meta.pop("sha256") != fingerprint(item.state, meta):
                 raise ValueError("its content does not match its sha256")
-            return Restored(step, _with_keys(item.state, like), meta, damaged)
+            return Restored(step, with_keys(item.state, like), meta, damaged)
         except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or JSON raise
             damaged.append((step, f"{type(error).__name__}: {_reason(error)}"))
     if damaged:
@@ -176,19 +177,6 @@ def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Re
             "or train into another folder with --run"
         )
     return None
-
-
-def _without_keys(tree: Any) -> Any:
-    """Typed keys as their uint32 data: files hold numbers."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-
-
-def _with_keys(tree: Any, like: Any) -> Any:
-    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, tree, like)
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _reason(error: Exception) -> str:

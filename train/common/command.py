@@ -30,7 +30,7 @@ def parse(
         default=presets.get(dataset, presets["*"]),
         description=description,
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

@@ -181,25 +181,13 @@ code, .kind { font-family: var(--mono); font-size: .875em; }
   background: var(--paper); }
 .film figure:target img { width: min(94vw, 86vh); max-height: 86vh; object-fit: contain; }
 .film figure:target .close { display: block; position: absolute; inset: 0; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.75rem; }
-.chart { min-width: 0; }
-.chart:first-child { grid-column: 1 / -1; }
-.chart figcaption { display: flex; gap: .7rem; align-items: baseline; margin: 0 0 .7rem; }
-.chart figcaption b { color: var(--ink); font-weight: 600; overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.75rem; }
+.chart { min-width: 0; color: var(--soft); }
+.chart figcaption { display: flex; gap: .7rem; align-items: baseline; margin: 0 0 .5rem; }
+.chart b { color: var(--ink); font-weight: 600; overflow-wrap: anywhere; }
 .chart output { margin-left: auto; color: var(--accent); font-weight: 600; font-variant-numeric: tabular-nums; }
-.plot { position: relative; height: 9rem; margin: 0 0 1.6rem 3.4rem; }
-.chart:first-child .plot { height: clamp(13rem, 34vw, 20rem); }
-.plot svg { display: block; width: 100%; height: 100%; overflow: visible; }
-.plot path { fill: none; vector-effect: non-scaling-stroke; stroke-linecap: round; stroke-linejoin: round; }
-.plot .rule { stroke: var(--line); stroke-width: 1; }
-.plot .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 4; opacity: .6; }
-.plot .raw { stroke: var(--accent); stroke-width: 1; opacity: .3; }
-.plot .mean { stroke: var(--accent); stroke-width: 2; }
-.plot span { position: absolute; color: var(--soft); font-size: .75rem; line-height: 1; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.plot .y { right: 100%; margin-right: .6rem; transform: translateY(50%); }
-.plot .x { top: 100%; margin-top: .6rem; transform: translateX(-50%); }
-.plot .end { right: 0; transform: none; }
+.chart svg { display: block; width: 100%; height: auto; overflow: visible; }
+.chart text { font-family: inherit !important; font-variant-numeric: tabular-nums; }
 .columns { columns: 2 22rem; column-gap: 2.5rem; }
 .facts { break-inside: avoid; margin-bottom: 1.6rem; }
 dl { margin: 0; }
@@ -226,7 +214,6 @@ pre { margin: 0 0 1.4rem; padding: .8rem 1rem; border: 1px solid var(--line); bo
   td { display: flex; gap: 1rem; justify-content: space-between; padding: .15rem 0; border: 0; text-align: right; }
   td::before { content: attr(data-name); color: var(--soft); white-space: nowrap; }
   td:empty { display: none; }
-  .plot { margin-left: 2.9rem; }
 }
 @media print { .film { flex-wrap: wrap; overflow: visible; } section { break-inside: avoid; } }
 """

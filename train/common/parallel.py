@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.common.errors import UserError
+from train.common.recipe import with_keys, without_keys
 
 # XLA fuses element-wise work into convolutions on the CPU by a library that is slow at it; keep that library for reductions.
 # An unknown option is an error, so it is set only on the versions where it was tried.
@@ -32,13 +32,8 @@ def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
 def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """The tree of arrays on this host, whole on every device. All hosts give the same values."""
     sharding = replicated(devices)
-
-    def put(x):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
-        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
-
-    return jax.tree.map(put, tree)
+    data = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), without_keys(tree))
+    return with_keys(data, tree)
 
 
 def local(tree: Any) -> Any:
@@ -126,6 +121,8 @@ def parallelize(
             jax.tree.map(split, argument) if shared else argument
             for argument, shared in zip(arguments, rows, strict=True)
         ]
+        if how == "pmap" and jax.process_count() > 1:  # only its uncompiled form takes rows of several hosts
+            return jax.tree.map(join, program(*arguments))
         if compiled is None:
             compiled = program.lower(*arguments).compile(compiler_options(devices[0].platform) or None)
         return jax.tree.map(join, compiled(*arguments))

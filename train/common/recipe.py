@@ -47,3 +47,17 @@ def example_keys(key: jax.Array, num_rows: int) -> jax.Array:
     """
     first = jax.lax.axis_index("data") * num_rows
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
+
+
+def without_keys(tree: Any) -> Any:
+    """The tree with typed keys as their uint32 data: files and the wire hold numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def with_keys(tree: Any, like: Any) -> Any:
+    """The reverse: data become keys where ``like`` has keys."""
+    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if _is_key(y) else x, tree, like)
+
+
+def _is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -20,7 +20,7 @@ from train.common.config import Job
 from train.common.errors import UserError
 from train.common.gallery import Gallery
 from train.common.journal import Metrics, Session
-from train.common.recipe import Recipe, State
+from train.common.recipe import Recipe, State, with_keys, without_keys
 from train.common.report import write_report
 from train.common.sources import Images
 from train.common.stopwatch import Stopwatch, seconds_since_start
@@ -34,6 +34,7 @@ class Record:
         self._leads = devices.leads()
         self._gallery = Gallery(recipe, source, num=job.num_samples, seed=job.seed, on=on, how=job.parallel)
         self._stopwatch, self._unread, self._step = Stopwatch(), [], 0
+        self._session = None
 
     def __enter__(self) -> "Record":
         with ExitStack() as stack:
@@ -44,7 +45,7 @@ class Record:
         return self
 
     def __exit__(self, kind, error, _) -> None:
-        if self._leads and error is not None:
+        if self._session is not None and error is not None:
             self._session.note(last_step=self._step, outcome=f"failed: {error}" if str(error) else kind.__name__)
         self._stack.close()
 
@@ -180,9 +181,9 @@ def _as_the_first_host(state, like):
     """What the first host restored, on every host; None if it found nothing."""
     if not multihost_utils.broadcast_one_to_all(np.array(state is not None)):
         return None
-    return multihost_utils.broadcast_one_to_all(
-        state if state is not None else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    )
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(without_keys, like))
+    data = without_keys(state) if state is not None else blank
+    return with_keys(multihost_utils.broadcast_one_to_all(data), like)
 
 
 def _progress(first, total, visible):

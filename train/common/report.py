@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from train.common import charts, history, page
 from train.common.files import write_atomically
 from train.common.history import Run, Session
@@ -137,11 +139,17 @@ def _curves(run: Run) -> str:
     if not run.metrics:
         return page.section("curves", "Curves", page.missing("metrics.jsonl holds no numbers yet."))
     resumed = [step for session in run.sessions if (step := session.first_step)]
-    figures = "".join(charts.line_chart(name, *curve, resumed_at=resumed) for name, curve in run.metrics.items())
+    figures = "".join(_chart(name, *curve, resumed) for name, curve in run.metrics.items())
     note = "Over optimiser steps; the strong line is a moving average."
     if resumed:
-        note += " Dashed: a session went on from there."
+        note += " Dotted: a session went on from there."
     return page.section("curves", "Curves", f'<div class="charts">{figures}</div><p class="note">{note}</p>')
+
+
+def _chart(name: str, steps: np.ndarray, values: np.ndarray, resumed: list[float]) -> str:
+    now = charts.number(charts.smooth(values)[-1])
+    caption = f"<figcaption><b>{page.escape(name)}</b><output>{now}</output></figcaption>"
+    return f'<figure class="chart">{caption}{charts.line_chart(name, steps, values, resumed)}</figure>'
 
 
 def _speed(run: Run) -> str:

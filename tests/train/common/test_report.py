@@ -185,6 +185,15 @@ def test_the_command_to_go_on_is_the_one_that_was_typed(run):
     typed = "python -m train.ddpm --accelerator tpu --run 'my run'"
     rows(run / "sessions.jsonl", {"last_step": 300, "outcome": "time limit", "command": typed})
     assert "".join(read(run)[0].find(".//pre").itertext()) == typed
+    rows(run / "sessions.jsonl", {"last_step": 300, "outcome": "finished", "command": typed})
+    assert "".join(read(run)[0].find(".//pre").itertext()) == f"{typed} --steps 600"
+
+
+def test_the_curve_of_the_loss_comes_first(run):
+    names = [
+        figure.findtext("figcaption/b") for figure in read(run)[0].iter("figure") if figure.get("class") == "chart"
+    ]
+    assert names == ["loss", "grad_norm"]
 
 
 def test_text_from_the_folder_stays_text(run):
@@ -239,4 +248,4 @@ def test_a_report_of_a_million_steps_is_no_larger_than_needed(run):
     rng = np.random.default_rng(0)
     rows(run / "metrics.jsonl", *({"step": 50 * i, "loss": float(rng.uniform())} for i in range(1, 20_001)))
     root, _ = read(run)
-    assert sum(len(ET.tostring(figure)) for figure in root.findall(".//figure[@class='chart']")) < 50_000
+    assert sum(len(ET.tostring(figure)) for figure in root.findall(".//figure[@class='chart']")) < 100_000

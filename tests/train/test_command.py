@@ -1,0 +1,299 @@
+"""What a person meets at the command line. Each test is a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.train.tiny import DDPM_FLAGS
+
+ROOT = Path(__file__).parents[2]
+CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+def start(module, *arguments, cwd, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": CACHE} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(module, *arguments, cwd, **environment):
+    process = start(module, *arguments, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def committed(folder):
+    return sorted(int(p.parent.name) for p in (folder / "checkpoints").glob("*/commit_success.txt"))
+
+
+def result(folder):
+    """What a finished run has that an interruption must not change: the newest checkpoint's sha256, and the metrics."""
+    newest = folder / "checkpoints" / str(committed(folder)[-1]) / "meta"
+    meta = next(json.loads(p.read_text()) for p in newest.iterdir() if b"sha256" in p.read_bytes())
+    return meta["sha256"], (folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 12 steps, never interrupted, with the flags of the tiny model."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    status, out, err = run("train.ddpm", "--run", folder, "--steps", 12, *DDPM_FLAGS, cwd=folder.parent)
+    assert status == 0, err
+    return folder, out + err
+
+
+def test_help_answers_within_a_second_and_shows_the_presets_defaults(tmp_path):
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        status, out, _ = run("train.ddpm", "--dataset", "cifar10", "--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - began)
+        assert status == 0
+    assert min(seconds) < 1.0
+    for flag in ("--run", "--dataset", "--data-dir", "--image-size", "--steps", "--batch-size", "--seed", "--accelerator",
+                 "--checkpoint-every", "--sample-every", "--devices", "--max-hours"):  # fmt: skip
+        assert flag in out
+    assert "800000" in out
+
+
+def test_a_finished_run_leaves_everything_in_its_folder_and_says_where(finished):
+    folder, said = finished
+    for name in ("config.json", "metrics.jsonl", "report.html", "samples/step_00000012.png", "samples/denoising.gif"):
+        assert (folder / name).stat().st_size > 0
+    assert committed(folder)[-1] == 12
+    assert str(folder / "report.html") in said
+    assert f"python -m train.sample {folder}" in said
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    session = json.loads((folder / "sessions.jsonl").read_text().splitlines()[-1])
+    assert session["outcome"] == "finished"
+    assert session["seconds_to_first_step"] > 0
+
+
+def test_the_same_command_after_the_end_changes_no_result(finished):
+    folder, _ = finished
+    before = result(folder)
+    status, _, err = run("train.ddpm", "--run", folder, "--steps", 12, *DDPM_FLAGS, cwd=folder.parent)
+    assert status == 0, err
+    assert result(folder) == before
+
+
+def test_samples_are_drawn_from_a_finished_run(finished, tmp_path):
+    folder, _ = finished
+    grid = ("--num", 6, "--sampler", "ddim", "--steps", 3, "--out", tmp_path)
+    status, out, err = run("train.sample", folder, *grid, "--accelerator", "cpu", cwd=tmp_path)
+    assert status == 0, err
+    assert Image.open(out.strip()).size[0] > 50
+    status, _, err = run("train.sample", folder, "--num", 3, "--separate", "--out", tmp_path / "each", cwd=tmp_path)
+    assert status == 0, err
+    assert [Image.open(p).size for p in sorted((tmp_path / "each").iterdir())] == [(8, 8)] * 3
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_that_was_not(finished, tmp_path):
+    """kill -9 at moments of all kinds: before the first step, between checkpoints, in the middle of writing one."""
+    straight, _ = finished
+    folder = tmp_path / "run"
+    command = ("train.ddpm", "--run", folder, "--steps", 12, *DDPM_FLAGS, "--checkpoint-every", 1)
+    kills = 0
+    for pause in (0.0, 0.03, 0.11, 0.0, 0.2):
+        done = len(committed(folder)) and committed(folder)[-1]
+        process = start(*command, cwd=tmp_path)
+        wait_for(lambda done=done: process.poll() is not None or committed(folder)[-1:] > [done], process)  # noqa: B023
+        time.sleep(pause)
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert kills >= 3
+    status, _, err = run(*command, cwd=tmp_path)
+    assert status == 0, err
+    assert result(folder) == result(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["flip", "truncate"])
+def test_after_damage_to_the_newest_checkpoint_a_run_still_ends_with_the_same_bits(finished, tmp_path, harm):
+    straight, _ = finished
+    folder = tmp_path / "run"
+    command = ("train.ddpm", "--run", folder, *DDPM_FLAGS, "--checkpoint-every", 3, "--steps")
+    assert run(*command, 8, cwd=tmp_path)[0] == 0
+    path = max((folder / "checkpoints" / "8" / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 1
+    else:
+        content = content[: len(content) // 2]
+    path.write_bytes(content)
+    status, _, err = run(*command, 12, cwd=tmp_path)
+    assert status == 0, err
+    assert "the checkpoint of step 8 is damaged" in err
+    assert "going on from step 6" in err
+    assert result(folder) == result(straight)
+
+
+def test_without_a_sound_checkpoint_a_run_stops_and_overwrites_nothing(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    for path in folder.glob("checkpoints/*/state/**/d/*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 20, cwd=tmp_path)
+    assert status == 1
+    assert "error: no checkpoint in" in err
+    assert "Traceback" not in err
+    changed = {p.name for p, content in before.items() if p.read_bytes() != content}
+    assert changed <= {"config.json"}  # which says --steps 20 now
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves_and_the_run_ends_with_the_same_bits(finished, tmp_path, number, status):
+    straight, _ = finished
+    folder = tmp_path / "run"
+    command = ("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps")
+    process = start(*command, 1_000_000, cwd=tmp_path)
+    wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size > 0, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "The same command goes on from here" in err
+    last = committed(folder)[-1]
+    if last < 12:
+        assert run(*command, 12, cwd=tmp_path)[0] == 0
+        assert result(folder) == result(straight)
+
+
+@pytest.mark.slow
+def test_when_the_hours_are_over_the_run_leaves_with_success(tmp_path):
+    folder = tmp_path / "run"
+    status, _, err = run(
+        "train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 1_000_000, "--max-hours", 1e-6, cwd=tmp_path
+    )
+    assert status == 0, err
+    assert "time limit at step 1 of 1000000; saved" in err
+    assert committed(folder) == [1]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_newest_sound_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    wild = ("--learning-rate", 1e20, "--clip-norm", 1e30, "--steps", 50, "--checkpoint-every", 1, "--warmup-steps", 3)
+    status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, *wild, cwd=tmp_path)
+    assert status == 1
+    assert "Traceback" not in err
+    step = int(err.split(" at step ")[-1].split(".")[0])
+    assert committed(folder)[-1] == step - 1
+
+
+@pytest.mark.slow
+def test_two_hosts_train_the_run_of_one(finished, tmp_path):
+    """Two processes with two emulated devices each; the losses agree with those of one device to 1e-5."""
+    straight, _ = finished
+    folder, port = tmp_path / "run", 29_517
+    flags = ("--run", folder, "--steps", 12, *DDPM_FLAGS, "--devices", 2, "--checkpoint-every", 4)
+    for steps in (8, 12):  # the second time both hosts go on from what the first one saved
+        hosts = [
+            start(
+                "train.ddpm", *flags, "--steps", steps, "--coordinator", f"localhost:{port}", "--num-processes", 2,
+                "--process-id", i, cwd=tmp_path,
+            )
+            for i in range(2)
+        ]  # fmt: skip
+        for host in hosts:
+            _, err = host.communicate(timeout=300)
+            assert host.returncode == 0, err
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (folder, straight)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+BAD = {
+    "unknown data set": (["--dataset", "mnits"], "mnist"),
+    "accelerator that is not there": (["--accelerator", "tpu"], "--accelerator tpu is not available here"),
+    "more devices than the host has": (["--devices", "0"], "--devices must be at least 1"),
+    "batch not divisible by devices": (["--devices", "2", "--batch-size", "7"], "try --batch-size 6 or 8"),
+    "folder that is not there": (["--dataset", "folder:nowhere"], "nowhere"),
+    "a chain of no steps": (["--num-timesteps", "0"], "--num-timesteps must lie between 1"),
+    "no training steps": (["--steps", "0"], "--steps must be at least 1"),
+    "more sampling steps than the chain has": (["--sample-steps", "50"], "--sample-steps must lie between 1 and 20"),
+    "images that do not halve so often": (["--multipliers", "1", "1", "1", "1", "1"], "8x8"),
+    "folder without room or permission": (["--run", "/proc/run"], "/proc/run"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_clear_line(case, tmp_path):
+    flags, said = BAD[case]
+    status, _, err = run("train.ddpm", "--run", tmp_path / "run", *DDPM_FLAGS, *flags, cwd=tmp_path)
+    assert status != 0
+    assert said in err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_and_a_broken_picture_among_good_ones_are_named(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    flags = ("--run", tmp_path / "run", *DDPM_FLAGS, "--dataset", f"folder:{pictures}", "--image-size", 8)
+    status, _, err = run("train.ddpm", *flags, cwd=tmp_path)
+    assert status == 1
+    assert str(pictures) in err
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, i, i)).save(pictures / f"{i}.png")
+    (pictures / "1.png").write_bytes((pictures / "1.png").read_bytes()[:40])
+    status, _, err = run("train.ddpm", *flags, cwd=tmp_path)
+    assert status == 1
+    assert "1.png" in err
+    assert "Traceback" not in err
+
+
+def test_a_run_of_another_recipe_or_with_other_settings_is_left_alone(finished, tmp_path):
+    folder, _ = finished
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--learning-rate", 0.5, cwd=tmp_path)
+    assert status == 1
+    assert "--learning-rate was 0.002 and is now 0.5" in err
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_in_use_is_not_entered_twice(tmp_path):
+    folder = tmp_path / "run"
+    first = start("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 1_000_000, cwd=tmp_path)
+    try:
+        wait_for(lambda: (folder / "sessions.jsonl").exists(), first)
+        status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 1_000_000, cwd=tmp_path)
+        assert status == 1
+        assert "another process is training in" in err
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_sampling_from_nothing_is_refused(tmp_path):
+    status, _, err = run("train.sample", tmp_path, cwd=tmp_path)
+    assert status == 1
+    assert "is not a run folder" in err
