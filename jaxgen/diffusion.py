@@ -1,7 +1,8 @@
 """The diffusion process of Ho et al. 2020, "Denoising Diffusion Probabilistic Models" (DDPM), arXiv:2006.11239.
 
 Equation numbers are the paper's; its t in {1, ..., T} is our t in {0, ..., T-1}. Throughout, x0, xt, eps are (b, ...) and t is (b,).
-A ``predict_eps(xt, t)`` is any function that estimates the noise in xt; a network is never named here.
+A ``predict_eps(xt, t)`` is any function that estimates the noise in xt; a network is never named here. Coefficients are float32 at
+least: half-precision images give float32 results.
 """
 
 from collections.abc import Callable
@@ -102,4 +103,5 @@ def _signal_and_sigma(schedule, t, like):
 
 
 def _at(table, t, like):
-    return jnp.asarray(table, like.dtype)[t].reshape(-1, *[1] * (like.ndim - 1))
+    """table[t], shaped to multiply ``like``, in float32 at least: in half precision 1 - alpha_bar would be gone."""
+    return jnp.asarray(table, jnp.promote_types(like.dtype, jnp.float32))[t].reshape(-1, *[1] * (like.ndim - 1))

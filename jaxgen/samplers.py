@@ -124,6 +124,7 @@ def _fold(step, x_T, timesteps, key, trajectory):
         return xs, xs if trajectory else None
 
     timesteps = jnp.asarray(timesteps)
+    x_T = x_T.astype(jnp.promote_types(x_T.dtype, jnp.float32))
     grid = jnp.arange(1, num_steps + 1), timesteps, jnp.append(timesteps[1:], -1)
     x0, history = jax.lax.scan(body, x_T, grid)
     return (x0, history) if trajectory else x0

@@ -143,6 +143,12 @@ def test_the_loss_of_an_example_does_not_depend_on_its_batch():
     np.testing.assert_allclose(together, jnp.concatenate(alone), rtol=1e-6)
 
 
-def test_half_precision_images_stay_in_half_precision():
-    x0 = images(dtype=jnp.bfloat16)
-    assert diffusion.q_sample(schedules.linear(), x0, jnp.arange(4), x0).dtype == jnp.bfloat16
+def test_half_precision_images_do_not_cost_the_coefficients_their_digits(schedule):
+    t = some_timesteps(schedule)
+    x0, xt = images().astype(jnp.bfloat16), images(1).astype(jnp.bfloat16)
+    exact = [a.astype(jnp.float32) for a in (x0, xt)]
+    jax.tree.map(
+        lambda half, full: np.testing.assert_allclose(half, full, rtol=1e-6, atol=1e-7),
+        (diffusion.q_posterior(schedule, x0, xt, t), diffusion.q_step_variance(schedule, xt, t, t - 1)),
+        (diffusion.q_posterior(schedule, *exact, t), diffusion.q_step_variance(schedule, exact[1], t, t - 1)),
+    )
