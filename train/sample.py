@@ -28,7 +28,7 @@ class Options:
     seed: int = 0
     """Another seed gives other images."""
     batch_size: int = 256
-    """Images drawn at a time."""
+    """Images drawn at a time; image i depends on the seed and on this number."""
     separate: bool = False
     """Write every image as a PNG of its own instead of one grid."""
     out: Path | None = None
@@ -95,10 +95,14 @@ def _recipe(description, options):
             from train import ddpm
 
             config = configuration.dataclass_from(ddpm.Config, description["config"])
+            if options.steps is not None and not 1 <= options.steps <= config.num_timesteps:
+                raise UserError(
+                    f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {options.steps}"
+                )
             config = replace(
                 config,
                 sampler=options.sampler or config.sampler,
-                sample_steps=options.steps or config.sample_steps,
+                sample_steps=config.sample_steps if options.steps is None else options.steps,
             )
             return ddpm.recipe(config, tuple(description["data"]["shape"]))
         case other:

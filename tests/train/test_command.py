@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +54,14 @@ def result(folder):
     newest = folder / "checkpoints" / str(committed(folder)[-1]) / "meta"
     meta = next(json.loads(p.read_text()) for p in newest.iterdir() if b"sha256" in p.read_bytes())
     return meta["sha256"], (folder / "metrics.jsonl").read_bytes()
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +148,13 @@ def test_after_damage_to_the_newest_checkpoint_a_run_still_ends_with_the_same_bi
     folder = tmp_path / "run"
     command = ("train.ddpm", "--run", folder, *DDPM_FLAGS, "--checkpoint-every", 3, "--steps")
     assert run(*command, 8, cwd=tmp_path)[0] == 0
-    path = max((folder / "checkpoints" / "8" / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
-    content = bytearray(path.read_bytes())
-    if harm == "flip":
-        content[len(content) // 2] ^= 1
-    else:
-        content = content[: len(content) // 2]
-    path.write_bytes(content)
+    for path in (folder / "checkpoints" / "8" / "state").rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        if harm == "flip":
+            content[len(content) // 2] ^= 1
+        else:
+            content = content[: len(content) // 2]
+        path.write_bytes(content)
     status, _, err = run(*command, 12, cwd=tmp_path)
     assert status == 0, err
     assert "the checkpoint of step 8 is damaged" in err
@@ -157,13 +167,22 @@ def test_without_a_sound_checkpoint_a_run_stops_and_overwrites_nothing(finished,
     shutil.copytree(finished[0], folder)
     for path in folder.glob("checkpoints/*/state/**/d/*"):
         path.write_bytes(path.read_bytes()[:-1])
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    before = contents(folder)
     status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 20, cwd=tmp_path)
     assert status == 1
     assert "error: no checkpoint in" in err
     assert "Traceback" not in err
-    changed = {p.name for p, content in before.items() if p.read_bytes() != content}
-    assert changed <= {"config.json"}  # which says --steps 20 now
+    assert contents(folder) == before
+
+
+def test_a_run_that_lost_its_checkpoints_stops_and_overwrites_nothing(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("commit_success.txt"))
+    before = contents(folder)
+    status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 20, cwd=tmp_path)
+    assert status == 1
+    assert "had a checkpoint of step 12, and now has none that is whole" in err
+    assert contents(folder) == before
 
 
 @pytest.mark.slow
@@ -173,15 +192,17 @@ def test_a_signal_saves_and_leaves_and_the_run_ends_with_the_same_bits(finished,
     folder = tmp_path / "run"
     command = ("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps")
     process = start(*command, 1_000_000, cwd=tmp_path)
-    wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size > 0, process)
+    wait_for(
+        lambda: (folder / "sessions.jsonl").exists(), process
+    )  # it compiles now, and the first step will be its last
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == status
+    assert "stopping after this step and saving" in err
     assert "The same command goes on from here" in err
-    last = committed(folder)[-1]
-    if last < 12:
-        assert run(*command, 12, cwd=tmp_path)[0] == 0
-        assert result(folder) == result(straight)
+    assert committed(folder) == [1]
+    assert run(*command, 12, cwd=tmp_path)[0] == 0
+    assert result(folder) == result(straight)
 
 
 @pytest.mark.slow
@@ -209,34 +230,72 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_newest_sound_checkpoint(t
 @pytest.mark.slow
 def test_two_hosts_train_the_run_of_one(finished, tmp_path):
     """Two processes with two emulated devices each; the losses agree with those of one device to 1e-5."""
-    straight, _ = finished
-    folder, port = tmp_path / "run", 29_517
-    flags = ("--run", folder, "--steps", 12, *DDPM_FLAGS, "--devices", 2, "--checkpoint-every", 4)
-    for steps in (8, 12):  # the second time both hosts go on from what the first one saved
-        hosts = [
-            start(
-                "train.ddpm", *flags, "--steps", steps, "--coordinator", f"localhost:{port}", "--num-processes", 2,
-                "--process-id", i, cwd=tmp_path,
-            )
-            for i in range(2)
-        ]  # fmt: skip
+    folder = tmp_path / "run"
+    flags = ("--run", folder, *DDPM_FLAGS, "--devices", 2, "--checkpoint-every", 4)
+    # The second time both hosts go on from what the first one saved, with the other back end.
+    for steps, parallel in ((8, "pmap"), (12, "shard_map")):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        together = (
+            "--steps",
+            steps,
+            "--parallel",
+            parallel,
+            "--coordinator",
+            f"localhost:{port}",
+            "--num-processes",
+            2,
+        )
+        hosts = [start("train.ddpm", *flags, *together, "--process-id", i, cwd=tmp_path) for i in range(2)]
         for host in hosts:
             _, err = host.communicate(timeout=300)
             assert host.returncode == 0, err
-    ours, theirs = (
-        [json.loads(line)["loss"] for line in (f / "metrics.jsonl").read_text().splitlines()]
-        for f in (folder, straight)
+    assert losses(folder) == pytest.approx(losses(finished[0]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_the_run_of_one_and_both_back_ends_the_same_bits(finished, tmp_path):
+    results = []
+    for parallel in ("pmap", "shard_map"):
+        folder = tmp_path / parallel
+        flags = ("--run", folder, *DDPM_FLAGS, "--steps", 12, "--devices", 8, "--parallel", parallel)
+        status, _, err = run("train.ddpm", *flags, cwd=tmp_path)
+        assert status == 0, err
+        assert losses(folder) == pytest.approx(losses(finished[0]), rel=1e-5)
+        results.append(result(folder))
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "said"), [(10_000, "the checkpoint of step 14 could not"), (300, "File too large")])
+def test_a_full_disk_ends_in_one_clear_line_and_costs_no_earlier_checkpoint(finished, tmp_path, limit, said):
+    """A limit on the size of files stands in for the full disk: too little for a checkpoint, or for a row of metrics."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    ended = subprocess.run(
+        [sys.executable, "-m", "train.ddpm", "--run", str(folder), *DDPM_FLAGS, "--steps", "14"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "0"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
     )
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert committed(folder)[-1] == 12
+    assert run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 14, cwd=tmp_path)[0] == 0
 
 
 BAD = {
     "unknown data set": (["--dataset", "mnits"], "mnist"),
     "accelerator that is not there": (["--accelerator", "tpu"], "--accelerator tpu is not available here"),
-    "more devices than the host has": (["--devices", "0"], "--devices must be at least 1"),
+    "no devices": (["--devices", "0"], "--devices must be at least 1"),
+    "pieces that do not divide": (["--pieces", "3"], "the 16 rows of a device do not divide into 3 pieces"),
     "batch not divisible by devices": (["--devices", "2", "--batch-size", "7"], "try --batch-size 6 or 8"),
     "folder that is not there": (["--dataset", "folder:nowhere"], "nowhere"),
-    "a chain of no steps": (["--num-timesteps", "0"], "--num-timesteps must lie between 1"),
+    "a chain of no steps": (["--num-timesteps", "0"], "--num-timesteps must lie between 2"),
     "no training steps": (["--steps", "0"], "--steps must be at least 1"),
     "more sampling steps than the chain has": (["--sample-steps", "50"], "--sample-steps must lie between 1 and 20"),
     "images that do not halve so often": (["--multipliers", "1", "1", "1", "1", "1"], "8x8"),
@@ -252,7 +311,7 @@ def test_bad_input_ends_in_one_clear_line(case, tmp_path):
     assert said in err
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1].startswith("error: ")
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_an_empty_folder_and_a_broken_picture_among_good_ones_are_named(tmp_path):
@@ -273,11 +332,17 @@ def test_an_empty_folder_and_a_broken_picture_among_good_ones_are_named(tmp_path
 
 def test_a_run_of_another_recipe_or_with_other_settings_is_left_alone(finished, tmp_path):
     folder, _ = finished
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    before = contents(folder)
     status, _, err = run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--learning-rate", 0.5, cwd=tmp_path)
     assert status == 1
     assert "--learning-rate was 0.002 and is now 0.5" in err
-    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert contents(folder) == before
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "config.json").write_text((folder / "config.json").read_text().replace('"ddpm"', '"vae"'))
+    status, _, err = run("train.ddpm", "--run", other, *DDPM_FLAGS, cwd=tmp_path)
+    assert status == 1
+    assert "holds a run of train.vae" in err
 
 
 def test_a_folder_in_use_is_not_entered_twice(tmp_path):

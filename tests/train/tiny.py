@@ -16,14 +16,29 @@ DDPM = replace(
     groups=4,
     dropout=0.1,
     num_timesteps=20,
+    schedule="cosine",
     warmup_steps=4,
     flip=True,
     sample_steps=4,
 )
-DDPM_FLAGS = (
-    "--width 8 --multipliers 1 --attention --groups 4 --dropout 0.1 --num-timesteps 20 --warmup-steps 4 --sample-steps 4 "
-    "--batch-size 16 --log-every 2 --num-samples 4 --accelerator cpu"
-).split()
+DDPM_FLAGS = [
+    *(
+        "--width",
+        "8",
+        "--multipliers",
+        "1",
+        "--attention",
+        "--groups",
+        "4",
+        "--dropout",
+        "0.1",
+        "--num-timesteps",
+        "20",
+    ),
+    *("--schedule", "cosine"),
+    *("--warmup-steps", "4", "--sample-steps", "4", "--batch-size", "16", "--log-every", "2", "--num-samples", "4"),
+    *("--accelerator", "cpu"),
+]
 
 RECIPES = {"ddpm": (DDPM, ddpm.recipe)}
 """Name -> configuration, recipe(config, image_shape)."""

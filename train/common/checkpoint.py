@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train.common.errors import UserError
+from train.common.errors import UserError, one_line
 from train.common.recipe import with_keys, without_keys
 
 
@@ -97,8 +97,11 @@ class Checkpoints:
         if step in committed:  # saved before an interruption: the same content, and a sound one is not touched
             return
         try:
-            for debris in {path.name for path in self.folder.iterdir()} - set(map(str, committed)):  # of killed saves
-                shutil.rmtree(self.folder / debris)
+            for path in self.folder.iterdir():  # what killed saves left behind would mix with this one's files
+                if path.name.endswith(".orbax-checkpoint-tmp") or (
+                    path.name.isdigit() and int(path.name) not in committed
+                ):
+                    shutil.rmtree(path)
             state = jax.tree.map(np.asarray, jax.device_get(without_keys(snapshot)))
             self._manager.save(
                 step,
@@ -112,8 +115,8 @@ class Checkpoints:
             newest = self.newest()
             kept = "there is no earlier one" if newest is None else f"the newest sound one is step {newest}"
             raise UserError(
-                f"the checkpoint of step {step} could not be written to {self.folder} ({_reason(error)}); {kept}. "
-                "Make room and run the same command again"
+                f"the checkpoint of step {step} could not be written to {self.folder} ({one_line(error)}); {kept}. "
+                "Is the disk full? Make room and run the same command again"
             ) from error
 
 
@@ -169,7 +172,7 @@ def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Re
                 raise ValueError("its content does not match its sha256")
             return Restored(step, with_keys(item.state, like), meta, damaged)
         except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or JSON raise
-            damaged.append((step, f"{type(error).__name__}: {_reason(error)}"))
+            damaged.append((step, f"{type(error).__name__}: {one_line(error)}"))
     if damaged:
         found = "; ".join(f"step {step}: {why}" for step, why in damaged)
         raise UserError(
@@ -177,10 +180,3 @@ def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Re
             "or train into another folder with --run"
         )
     return None
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if "No space left" in text or "RESOURCE_EXHAUSTED" in text:
-        return "no space left on the device"
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -4,6 +4,7 @@ Only the parser is imported here; JAX follows when the flags are known, so ``--h
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import tyro
 
 from train.common import config as configuration
 from train.common import stopwatch  # noqa: F401  its clock starts now
-from train.common.errors import UserError
+from train.common.errors import UserError, one_line
 
 
 def parse(
@@ -43,13 +44,24 @@ def reporting_errors(action: Callable[[], int]) -> int:
     """The action's exit status; what the person can mend becomes one line on stderr and status 1."""
     try:
         return action()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:  # no space, no permission: says which file
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # an OSError (no space, no permission) names its file
+        _say(str(error))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _say(
+            f"the device is out of memory ({one_line(error)}); try a smaller --batch-size or --num-samples, or more --pieces"
+        )
     return 1
+
+
+def _say(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        os._exit(1)  # a polite exit would wait minutes for the other hosts, which wait for this one
 
 
 def _train(name, config, recipe):
@@ -66,6 +78,11 @@ def _train(name, config, recipe):
     parallel.check_divisible(job.batch_size, len(on))
     source = data.load(job.dataset, data_dir=job.data_dir, image_size=job.image_size)
     folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
+    built = recipe(config, source.shape)
+    if devices.leads():
+        shape = "x".join(map(str, source.shape))
+        where = f"{devices.describe(on)}, in {folder}"
+        print(f"{name} on {source.name} ({len(source):,} images {shape}), {where}", file=sys.stderr)
     about = {
         "name": source.name,
         "num_examples": len(source),
@@ -73,15 +90,7 @@ def _train(name, config, recipe):
         "num_classes": source.num_classes,
         "fingerprint": source.fingerprint,
     }
-    built = recipe(config, source.shape)
-    if devices.leads():
-        configuration.claim(folder, configuration.describe(name, config, about))
-        print(
-            f"{name} on {source.name} ({len(source):,} images {'x'.join(map(str, source.shape))}), "
-            f"{devices.describe(on)}, in {folder}",
-            file=sys.stderr,
-        )
-    return loop.fit(job, built, source, folder, on)
+    return loop.fit(config, configuration.describe(name, config, about), built, source, folder, on)
 
 
 def _check(job):

@@ -6,60 +6,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from train.common.errors import UserError
+from train.common.errors import UserError, one_line
 from train.common.files import write_atomically
+
+
+def free(default: Any) -> Any:
+    """A field that may differ when a run goes on: it does not change what a step computes or logs, only how many steps there
+    are, where they run and what is drawn on the way."""
+    return dataclasses.field(default=default, metadata={"free": True})
 
 
 @dataclass(frozen=True)
 class Job:
     """What to train on, for how long, where. Every recipe's Config has one, as its first field ``job``."""
 
-    run: str | None = None
+    run: str | None = free(None)
     """Run folder. Training goes on from it if it exists. Default: runs/RECIPE-DATASET."""
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, kmnist, cifar10, any other tensorflow-datasets name, or folder:PATH."""
-    data_dir: str | None = None
+    data_dir: str | None = free(None)
     """Where tensorflow-datasets keeps its data. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     image_size: int | None = None
     """Height and width in pixels. Default: the data set's own."""
-    steps: int = 100_000
+    steps: int = free(100_000)
     """Number of optimiser steps in all; a larger number lengthens a finished run."""
     batch_size: int = 128
     """Images per optimiser step, over all devices and hosts."""
     seed: int = 0
     """Seed of everything random: initial parameters, order of the data, noise."""
-    checkpoint_every: int = 1000
+    checkpoint_every: int = free(1000)
     """Steps between checkpoints."""
-    sample_every: int = 5000
+    sample_every: int = free(5000)
     """Steps between sample grids; the first comes after a tenth of that."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
-    num_samples: int = 64
+    num_samples: int = free(64)
     """Images in a sample grid."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = free("auto")
     """Where to compute. A platform that is not there ends the program; it never falls back in silence."""
-    devices: int | None = None
+    devices: int | None = free(None)
     """Devices to use on each host (default: all; on a CPU, where more than one are emulated: 1)."""
-    max_hours: float | None = None
+    max_hours: float | None = free(None)
     """Save and leave after so many hours, for sessions of limited length; the same command then goes on."""
-    parallel: Literal["pmap", "shard_map"] = "pmap"
+    parallel: Literal["pmap", "shard_map"] = free("pmap")
     """How the step is spread over devices; both give the same bits."""
-    tensorboard: bool = False
+    tensorboard: bool = free(False)
     """Also write TensorBoard event files to RUN/tensorboard (needs: pip install tensorboardX)."""
-    coordinator: str | None = None
+    coordinator: str | None = free(None)
     """More than one host: HOST:PORT of the first process, or "auto" on TPU pods and Slurm."""
-    num_processes: int | None = None
+    num_processes: int | None = free(None)
     """More than one host: number of processes in all."""
-    process_id: int | None = None
+    process_id: int | None = free(None)
     """More than one host: index of this process."""
-
-
-# A run may go on with other values of these: they do not change what a step computes, only how many there are, where they
-# run and what is written on the way.
-_FREE = {
-    "run", "data_dir", "steps", "checkpoint_every", "sample_every", "num_samples", "accelerator", "devices", "max_hours",
-    "parallel", "tensorboard", "coordinator", "num_processes", "process_id",
-}  # fmt: skip
 
 
 def describe(recipe: str, config: Any, data: dict) -> dict:
@@ -71,46 +69,52 @@ def read(folder: Path) -> dict:
     """config.json of a run folder.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: if there is none, or it is not a run's.
     """
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        description = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a run folder: it has no config.json") from None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); restore it, or train into another folder with --run"
-        ) from None
+        raise UserError(f"{path} cannot be read ({one_line(error)}); restore it, or use another folder") from None
+    if not isinstance(description, dict) or not {"recipe", "config", "data"} <= description.keys():
+        raise UserError(f"{folder} is not a run folder: its config.json is somebody else's")
+    return description
 
 
-def claim(folder: Path, description: dict) -> None:
-    """Make the folder this run's: write its config.json, or check that the one there says the same.
+def check(folder: Path, description: dict, config: Any) -> None:
+    """Nothing, where a run of this description may start or go on in the folder.
 
     Raises:
-        UserError: if the folder holds another recipe's run, the same recipe with other settings, or other files.
+        UserError: if the folder holds another recipe's run, or checkpoints of the same recipe with other settings.
     """
+    if not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"{folder} is a file; choose another folder with --run")
+        return
+    saved = any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
     if not (folder / "config.json").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.glob("checkpoints/*"))):
-            raise UserError(f"{folder} exists and is no run of ours; choose another folder with --run")
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        before = read(folder)
-        if before["recipe"] != description["recipe"]:
+        if saved:
             raise UserError(
-                f"{folder} holds a run of train.{before['recipe']}, not of train.{description['recipe']}; "
-                "choose another folder with --run"
+                f"{folder} has checkpoints but no config.json, so it is no run of ours; choose another --run"
             )
-        differences = [
-            f"{name} was {_at(before, path)!r} and is now {_at(description, path)!r}"
-            for path, name in sorted(_settings(before) | _settings(description))
-            if _at(before, path) != _at(description, path)
-        ]
-        if differences:
-            raise UserError(
-                f"{folder} holds a run with other settings: {'; '.join(differences)}. "
-                "Give the old values to go on, or another --run to start anew"
-            )
+        return
+    before = read(folder)
+    if before["recipe"] != description["recipe"]:
+        raise UserError(
+            f"{folder} holds a run of train.{before['recipe']}, not of train.{description['recipe']}; "
+            "choose another folder with --run"
+        )
+    if saved and (differences := _differences(before, description, config)):
+        raise UserError(
+            f"{folder} holds a run with other settings: {'; '.join(differences)}. "
+            "Give the old values to go on, or another --run to start anew"
+        )
+
+
+def write(folder: Path, description: dict) -> None:
+    """Make it the folder's config.json."""
     write_atomically(folder / "config.json", (json.dumps(description, indent=2) + "\n").encode())
 
 
@@ -126,14 +130,20 @@ def dataclass_from(cls: type, values: dict) -> Any:
     return cls(**arguments)
 
 
-def _settings(description: dict) -> set[tuple[tuple[str, ...], str]]:
-    """Paths and flag names of the values that a resumed run must share."""
-    job, rest = description["config"]["job"], description["config"].keys() - {"job"}
-    return (
-        {(("config", "job", name), "--" + name.replace("_", "-")) for name in job.keys() - _FREE}
-        | {(("config", name), "--" + name.replace("_", "-")) for name in rest}
-        | {(("data", name), f"the data's {name}") for name in description["data"]}
-    )
+def _differences(before: dict, now: dict, config: Any) -> list[str]:
+    """What a resumed run must share with the one before and does not, in words."""
+    locked = [(("config", "job", f.name), _flag(f)) for f in dataclasses.fields(config.job) if not f.metadata]
+    locked += [(("config", f.name), _flag(f)) for f in dataclasses.fields(config) if f.name != "job" and not f.metadata]
+    locked += [(("data", name), f"the data's {name}") for name in now["data"]]
+    return [
+        f"{name} was {_at(before, path)!r} and is now {_at(now, path)!r}"
+        for path, name in locked
+        if _at(before, path) != _at(now, path)
+    ]
+
+
+def _flag(field: dataclasses.Field) -> str:
+    return "--" + field.name.replace("_", "-")
 
 
 def _at(tree: dict, path: tuple[str, ...]) -> Any:

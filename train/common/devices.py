@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import sys
 from pathlib import Path
 
 import jax
@@ -90,7 +91,8 @@ def peak_memory(devices: list[jax.Device]) -> int:
     """Bytes: the most that one of this host's devices held, or on a CPU the whole process."""
     mine = [d for d in devices if d.process_index == jax.process_index()]
     held = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in mine]
-    return max(held) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(held) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cpu_name() -> str:

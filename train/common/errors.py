@@ -11,6 +11,12 @@ class UserError(ValueError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind if it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
 @contextmanager
 def in_words() -> Iterator[None]:
     """Inside, a ValueError of the pure library is the fault of the flags it was called with: it becomes a UserError."""

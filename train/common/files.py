@@ -11,13 +11,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     file system is atomic.
 
     Raises:
-        OSError: no space, no permission; nothing is left behind.
+        OSError: no space, no permission; it names `path`, and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a failed write alone would not say which file
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise

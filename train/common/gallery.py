@@ -19,11 +19,7 @@ def drawer(
     Compiled once, for the shapes of the first call; any number of rows goes, rounded up to what the devices can share evenly.
     """
     here = [d for d in on if d.process_index == jax.process_index()]
-
-    def of_key_data(state, batch, key_data):
-        return function(state, batch, jax.random.wrap_key_data(key_data))
-
-    program = parallel.parallelize(of_key_data, here, rows=(False, True, False), gather=True, how=how)
+    program = parallel.parallelize(function, here, rows=(False, True, False), gather=True, how=how)
 
     def draw(state, batch, key):
         num = len(next(iter(batch.values())))
@@ -31,7 +27,7 @@ def drawer(
         batch = {name: column[padded] for name, column in batch.items()}
         if jax.process_count() > 1:  # the state spans devices of other hosts
             state = parallel.place(parallel.local(state), here)
-        return np.asarray(program(state, batch, parallel.place(jax.random.key_data(key), here)))[:num]
+        return np.asarray(program(state, batch, parallel.place(key, here)))[:num]
 
     return draw
 
@@ -52,8 +48,9 @@ class Gallery:
 
     def draw_pictures(self, folder: Path, state: State) -> None:
         """Write the recipe's further pictures: NAME.png, and NAME.gif of those that have moments."""
+        few = {name: column[: pictures.EXAMPLES] for name, column in self._batch.items()}
         for name, draw in self._pictures.items():
-            images = pictures.to_uint8(draw(state, self._batch, self._key))
+            images = pictures.to_uint8(draw(state, few, self._key))
             if images.ndim == 5:
                 moments = images.swapaxes(0, 1)
                 pictures.save_gif(folder / f"{name}.gif", pictures.film(moments))

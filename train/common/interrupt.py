@@ -1,5 +1,6 @@
 """Reasons to stop early: a signal, or time running out. Noticed between steps, never inside one."""
 
+import os
 import signal
 import time
 from types import FrameType
@@ -29,6 +30,7 @@ class Interrupt:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._signal = number
+        os.write(2, b"\nstopping after this step and saving; once more stops at once\n")
         for each, handler in self._previous.items():
             signal.signal(each, handler)
 
@@ -40,7 +42,7 @@ class Interrupt:
         if step % 10:
             return False
         wishes = multihost_utils.process_allgather(np.array([self._signal, bool(wish)]))
-        self._signal = int(wishes[:, 0].max())
+        self._signal = int(wishes[:, 0].max()) or self._signal
         return bool(wishes.any())
 
     @property

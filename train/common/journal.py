@@ -5,6 +5,7 @@ import math
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,8 +51,11 @@ class Metrics:
         self.pending.clear()
         if self.path is None:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+        except OSError as error:  # a failed write alone would not say which file
+            raise type(error)(error.errno, error.strerror, str(self.path)) from error
         if self._events is not None:
             for name, value in row.items():
                 self._events.add_scalar(name, value, step)
@@ -78,6 +82,14 @@ class Session:
             **{package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
         }
         self.note()
+
+    @staticmethod
+    def newest_saved(folder: Path) -> int:
+        """The last checkpoint that any session of the run is known to have finished; 0 if none."""
+        saved = [0]
+        with suppress(OSError, ValueError):
+            saved += [json.loads(line).get("saved", 0) for line in (folder / "sessions.jsonl").read_text().splitlines()]
+        return max(saved)
 
     def note(self, **values) -> None:
         """Add these values to the row, on disk too."""

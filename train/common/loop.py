@@ -8,12 +8,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from train.common import data, parallel
-from train.common.config import Job
 from train.common.interrupt import Interrupt
 from train.common.recipe import Recipe, State
 from train.common.record import Record
@@ -73,8 +73,12 @@ def steps(
             yield state, metrics
 
 
-def fit(job: Job, recipe: Recipe, source: Images, folder: Path, on: Sequence[jax.Device]) -> int:
-    """Train to job.steps in the run folder, from its newest sound checkpoint if it has one.
+def fit(config: Any, description: dict, recipe: Recipe, source: Images, folder: Path, on: Sequence[jax.Device]) -> int:
+    """Train to config.job.steps in the run folder, from its newest sound checkpoint if it has one.
+
+    Args:
+        config: a recipe's configuration, with its ``job``.
+        description: `config.describe` of it, for the folder.
 
     Returns:
         The exit status for the process: 0, or 128 + the signal that ended training early.
@@ -82,8 +86,9 @@ def fit(job: Job, recipe: Recipe, source: Images, folder: Path, on: Sequence[jax
     Raises:
         UserError: for whatever the person can mend; the newest sound checkpoint is kept.
     """
+    job = config.job
     like = jax.eval_shape(recipe.init, jax.random.key(job.seed))
-    with Interrupt(job.max_hours) as interrupt, Record(folder, job, recipe, source, on) as record:
+    with Interrupt(job.max_hours) as interrupt, Record(folder, config, description, recipe, source, on) as record:
         state = record.restore(like)
         if state is None:
             state = initial_state(recipe, job.seed, on)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.common.errors import UserError
+
 
 def adam(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
     """Adam after clipping the gradient's global norm; the rate rises linearly over warmup_steps, then stays."""
@@ -30,12 +32,20 @@ def value_and_grad_in_pieces(loss: Callable, pieces: int) -> Callable:
     """Like ``jax.value_and_grad(loss)`` of loss(params, rows), where the rows pass through in so many equal pieces.
 
     For a loss that is a mean over rows the result is the same; the memory for activations is that of one piece.
+
+    Raises:
+        UserError: when called with rows that so many pieces cannot share evenly.
     """
     value_and_grad = jax.value_and_grad(loss)
     if pieces == 1:
         return value_and_grad
 
     def accumulated(params, rows):
+        num_rows = len(jax.tree.leaves(rows)[0])
+        if num_rows % pieces:
+            raise UserError(
+                f"the {num_rows} rows of a device do not divide into {pieces} pieces; change --pieces or --batch-size"
+            )
         stacked = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), rows)
 
         def add(total, piece):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from train.common import prepared, sources
-from train.common.errors import UserError
+from train.common.errors import UserError, one_line
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "cifar10")
 
@@ -133,7 +133,7 @@ def _find(name: str, data_dir: Path, original: Original) -> Path:
         file = Path(manager.download(original.url))
     # tfds raises classes of its own that are no part of its interface, besides OSError.
     except Exception as error:
-        raise UserError(f"could not download {original.url} to {downloads}: {prepared.one_line(error)}") from error
+        raise UserError(f"could not download {original.url} to {downloads}: {one_line(error)}") from error
     if difference := _difference(file, original):
         raise UserError(f"{difference}: delete it and run the same command again")
     return file

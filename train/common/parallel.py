@@ -41,17 +41,18 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def check_divisible(batch_size: int, num_devices: int, pieces: int = 1) -> None:
-    """
+def check_divisible(batch_size: int, num_devices: int) -> None:
+    """Nothing, where so many devices can share the batch evenly.
+
     Raises:
-        UserError: if the devices, and the pieces each takes its rows in, cannot share the batch evenly.
+        UserError: where they cannot; with sizes that would do.
     """
-    unit = num_devices * pieces
-    if batch_size < 1 or batch_size % unit:
-        fitting = sorted({max(unit, batch_size // unit * unit), (max(batch_size, 0) // unit + 1) * unit})
-        shares = f"{num_devices} device{'s' * (num_devices > 1)}" + (f" x {pieces} pieces" if pieces > 1 else "")
+    if batch_size < 1 or batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        fitting = [size for size in (below, max(below, 0) + num_devices) if size > 0]
         raise UserError(
-            f"a batch of {batch_size} does not divide over {shares}; try --batch-size {' or '.join(map(str, fitting))}"
+            f"a batch of {batch_size} does not divide over {num_devices} device{'s' * (num_devices > 1)}; "
+            f"try --batch-size {' or '.join(map(str, fitting))}"
         )
 
 

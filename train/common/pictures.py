@@ -24,6 +24,9 @@ FILM_SIDE = 330
 FILM_PIXELS = 2**15
 """At most so many pixels of the sampler's own in one frame, before enlargement."""
 
+EXAMPLES = 36
+"""At most so many pictures in one frame."""
+
 GAP = 40
 """Grey level between pictures: darker than most pictures, yet not the black that digits lie on."""
 
@@ -114,7 +117,9 @@ def strip(trajectory: np.ndarray, examples: int = 6, moments: int = 11, pad: int
     return grid(by_example.reshape(-1, *by_example.shape[2:]), columns=len(chosen), pad=pad)
 
 
-def film(trajectory: np.ndarray, examples: int = 36, moments: int = 32, pad: int | None = None) -> list[np.ndarray]:
+def film(
+    trajectory: np.ndarray, examples: int = EXAMPLES, moments: int = 32, pad: int | None = None
+) -> list[np.ndarray]:
     """The frames of a denoising animation, small grids (height, width, c) uint8, ready for `save_gif`.
 
     Args:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train.common import sources
-from train.common.errors import UserError
+from train.common.errors import UserError, one_line
 
 Builder = tfds.core.DatasetBuilder
 
@@ -163,8 +163,3 @@ def _builder(name: str, data_dir: Path, file_format: str | None = None) -> Build
         raise UserError(f"tensorflow-datasets needs another package for {name}: {one_line(error)}") from error
     except (ValueError, AssertionError) as error:
         raise UserError(f"tensorflow-datasets has no {name!r}: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """The message of `error`, as one line."""
-    return " ".join(str(error).split())

@@ -5,18 +5,19 @@ Of several hosts the first alone touches the folder; the others follow what it f
 
 import fcntl
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from train.common import config as configuration
 from train.common import devices, parallel
 from train.common.checkpoint import Checkpoints
-from train.common.config import Job
 from train.common.errors import UserError
 from train.common.gallery import Gallery
 from train.common.journal import Metrics, Session
@@ -29,39 +30,60 @@ from train.common.stopwatch import Stopwatch, seconds_since_start
 class Record:
     """A context: inside it the folder is this process's alone; leaving it writes everything down."""
 
-    def __init__(self, folder: Path, job: Job, recipe: Recipe, source: Images, on: Sequence[jax.Device]):
-        self.folder, self.job, self._on = folder, job, on
+    def __init__(
+        self, folder: Path, config: Any, description: dict, recipe: Recipe, source: Images, on: Sequence[jax.Device]
+    ):
+        self.folder, self._config, self._description = folder, config, description
+        self.job, self._on = config.job, on
         self._leads = devices.leads()
-        self._gallery = Gallery(recipe, source, num=job.num_samples, seed=job.seed, on=on, how=job.parallel)
+        self._gallery = Gallery(
+            recipe, source, num=self.job.num_samples, seed=self.job.seed, on=on, how=self.job.parallel
+        )
         self._stopwatch, self._unread, self._step = Stopwatch(), [], 0
         self._session = None
 
     def __enter__(self) -> "Record":
         with ExitStack() as stack:
             if self._leads:
-                stack.enter_context(_lock(self.folder))
+                configuration.check(self.folder, self._description, self._config)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_alone_in(self.folder))
                 self._checkpoints = stack.enter_context(closing(Checkpoints(self.folder / "checkpoints")))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind, error, _) -> None:
-        if self._session is not None and error is not None:
-            self._session.note(last_step=self._step, outcome=f"failed: {error}" if str(error) else kind.__name__)
-        self._stack.close()
+        try:
+            if self._session is not None and error is not None:
+                with suppress(OSError):  # a full disk is what the error itself may be about
+                    self._session.note(
+                        last_step=self._step, outcome=f"failed: {error}" if str(error) else kind.__name__
+                    )
+                    if self._leads:
+                        write_report(self.folder)
+        finally:
+            self._stack.close()
 
     def restore(self, like: State) -> State | None:
         """The state of the newest sound checkpoint, whole on every device; None if the run is new.
 
         Raises:
-            UserError: if there are checkpoints and none is sound.
+            UserError: if there are checkpoints and none is sound, or there were and they are gone.
         """
-        restored = self._checkpoints.restore(like) if self._leads else None
         state, pending = None, []
-        if restored is not None:
-            state, pending, self._step = restored.state, restored.meta["pending"], restored.step
-            for step, why in restored.damaged:
-                self._say(f"the checkpoint of step {step} is damaged ({why}) and was removed")
-            self._say(f"{self.folder}: going on from step {restored.step} of {self.job.steps}")
+        if self._leads:
+            restored = self._checkpoints.restore(like)
+            if restored is not None:
+                state, pending, self._step = restored.state, restored.meta["pending"], restored.step
+                for step, why in restored.damaged:
+                    self._say(f"the checkpoint of step {step} is damaged ({why}) and was removed")
+                self._say(f"{self.folder}: going on from step {restored.step} of {self.job.steps}")
+            elif gone := Session.newest_saved(self.folder):
+                raise UserError(
+                    f"{self.folder} had a checkpoint of step {gone}, and now has none that is whole. Nothing was changed. "
+                    "Put checkpoints/ back to go on, or choose another --run to start anew"
+                )
+            configuration.write(self.folder, self._description)
         if jax.process_count() > 1:
             state = _as_the_first_host(state, like)
         folder = self.folder if self._leads else None
@@ -90,11 +112,14 @@ class Record:
         """Save the state in the background, once it is known that nothing up to here was infinite or undefined."""
         self._look(step)
         if self._leads:
-            self._checkpoints.save(step, state, {"pending": list(self._metrics.pending)})
+            self._checkpoints.wait()
+            self._session.note(saved=self._checkpoints.newest() or 0)
+            self._checkpoints.save(step, parallel.local(state), {"pending": list(self._metrics.pending)})
         self._stopwatch.pause()
 
     def draw(self, step: int, state: State) -> None:
         """Write the grid of samples of this step, and the report."""
+        self._look(step)
         if self._leads:
             self._gallery.draw(self._grid(step), state)
             self._note(step)
@@ -137,7 +162,7 @@ class Record:
     def _conclude(self, step, outcome):
         if self._leads:
             self._checkpoints.wait()
-            self._note(step, outcome=outcome)
+            self._note(step, outcome=outcome, saved=self._checkpoints.newest() or 0)
 
     def _note(self, step, **values):
         speed = self._stopwatch.steps_per_second
@@ -155,26 +180,17 @@ class Record:
             tqdm.write(text, file=sys.stderr)
 
 
-class _lock:
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
     """One process at a time in a run folder. The system gives the lock back when the process ends, however it ends."""
-
-    def __init__(self, folder: Path):
-        self._path = folder / ".lock"
-
-    def __enter__(self):
-        self._file = self._path.open("w")
+    with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
-            raise UserError(
-                f"another process is training in {self._path.parent}; wait for it or choose another --run"
-            ) from None
-        except OSError:  # a file system without locks, such as a mounted cloud drive
-            pass
-
-    def __exit__(self, *_):
-        self._file.close()
+            raise UserError(f"another process is training in {folder}; wait for it or choose another --run") from None
+        except OSError:
+            pass  # a file system without locks, such as a mounted cloud drive
+        yield
 
 
 def _as_the_first_host(state, like):

@@ -39,8 +39,10 @@ def restore(folder):
         return checkpoints.restore(LIKE)
 
 
-def data_file(folder, step):
-    return max((folder / str(step) / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+def harm_the_data(folder, step, harm):
+    """Orbax keeps the numbers twice, as each process wrote them and merged: harm both."""
+    for path in (folder / str(step) / "state").rglob("d/*"):
+        harm(path)
 
 
 def flip_a_byte(path, position=-20):
@@ -75,7 +77,7 @@ def test_a_new_folder_holds_nothing(tmp_path):
 @pytest.mark.parametrize("harm", [flip_a_byte, truncate, os.remove])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
     saved(tmp_path, 1, 2)
-    harm(data_file(tmp_path, 2))
+    harm_the_data(tmp_path, 2, harm)
     restored = restore(tmp_path)
     assert restored.step == 1
     assert [step for step, _ in restored.damaged] == [2]
@@ -92,7 +94,7 @@ def test_a_changed_record_beside_the_state_is_damage_too(tmp_path):
 
 def test_reading_changes_nothing(tmp_path):
     saved(tmp_path, 1, 2)
-    flip_a_byte(data_file(tmp_path, 2))
+    harm_the_data(tmp_path, 2, flip_a_byte)
     (tmp_path / "3").mkdir()  # another process is writing it
     before = sorted(tmp_path.rglob("*"))
     assert checkpoint.read(tmp_path, LIKE).step == 1
@@ -102,7 +104,7 @@ def test_reading_changes_nothing(tmp_path):
 def test_without_a_sound_checkpoint_it_stops_and_removes_nothing(tmp_path):
     saved(tmp_path, 1, 2)
     for step in (1, 2):
-        flip_a_byte(data_file(tmp_path, step))
+        harm_the_data(tmp_path, step, flip_a_byte)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(
         UserError, match=r"no checkpoint in .* is sound \(step 2: .*; step 1: .*\)\. Nothing was changed"
@@ -119,6 +121,14 @@ def test_debris_of_a_killed_save_is_no_checkpoint_and_in_nobodys_way(tmp_path, d
     assert restore(tmp_path).step == 1
     saved(tmp_path, 9)
     assert restore(tmp_path).step == 9
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    saved(tmp_path, 1)
+    (tmp_path / "my_best" / "state").mkdir(parents=True)
+    (tmp_path / ".DS_Store").write_text("")
+    saved(tmp_path, 2, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".DS_Store", "2", "3", "my_best"]
 
 
 def test_a_sound_checkpoint_is_never_written_over(tmp_path):

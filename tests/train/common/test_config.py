@@ -10,21 +10,33 @@ from train.common.errors import UserError
 DATA = {"name": "digits", "num_examples": 1797, "shape": (8, 8, 1), "fingerprint": "abc"}
 
 
-def described(data=DATA, **job):
-    changed = dataclasses.replace(ddpm.DIGITS, job=dataclasses.replace(ddpm.DIGITS.job, **job))
-    return config.describe("ddpm", changed, data)
+def configured(sampler="ddim", **job):
+    return dataclasses.replace(ddpm.DIGITS, sampler=sampler, job=dataclasses.replace(ddpm.DIGITS.job, **job))
 
 
-def test_the_same_configuration_may_go_on(tmp_path):
-    config.claim(tmp_path / "run", described())
-    config.claim(tmp_path / "run", described())
-    assert config.read(tmp_path / "run")["config"]["job"]["dataset"] == "digits"
+def claim(folder, changed=None, data=DATA, recipe="ddpm"):
+    changed = configured() if changed is None else changed
+    description = config.describe(recipe, changed, data)
+    config.check(folder, description, changed)
+    config.write(folder, description)
 
 
-def test_more_steps_another_accelerator_and_more_devices_may_go_on(tmp_path):
-    config.claim(tmp_path, described())
-    config.claim(tmp_path, described(steps=99, accelerator="cpu", devices=4, max_hours=1.0, checkpoint_every=7))
-    assert config.read(tmp_path)["config"]["job"]["steps"] == 99
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with a checkpoint."""
+    claim(tmp_path)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_same_configuration_may_go_on(run):
+    claim(run)
+    assert config.read(run)["config"]["job"]["dataset"] == "digits"
+
+
+def test_more_steps_other_pictures_another_accelerator_and_more_devices_may_go_on(run):
+    claim(run, configured("ancestral", steps=99, accelerator="cpu", devices=4, max_hours=1.0, checkpoint_every=7))
+    assert config.read(run)["config"]["job"]["steps"] == 99
 
 
 @pytest.mark.parametrize(
@@ -35,43 +47,48 @@ def test_more_steps_another_accelerator_and_more_devices_may_go_on(tmp_path):
         ({"log_every": 3}, "--log-every"),
     ],
 )
-def test_other_settings_are_refused_by_name_and_nothing_is_written(tmp_path, change, said):
-    config.claim(tmp_path, described())
-    before = (tmp_path / "config.json").read_bytes()
+def test_other_settings_are_refused_by_name_and_nothing_is_written(run, change, said):
+    before = (run / "config.json").read_bytes()
     with pytest.raises(UserError, match=said):
-        config.claim(tmp_path, described(**change))
-    assert (tmp_path / "config.json").read_bytes() == before
+        claim(run, configured(**change))
+    assert (run / "config.json").read_bytes() == before
 
 
-def test_other_data_under_the_same_name_are_refused(tmp_path):
-    config.claim(tmp_path, described())
+def test_a_run_that_never_saved_may_start_again_with_other_settings(tmp_path):
+    claim(tmp_path)
+    claim(tmp_path, configured(batch_size=8))
+    assert config.read(tmp_path)["config"]["job"]["batch_size"] == 8
+
+
+def test_other_data_under_the_same_name_are_refused(run):
     with pytest.raises(UserError, match="the data's fingerprint was 'abc' and is now 'xyz'"):
-        config.claim(tmp_path, described({**DATA, "fingerprint": "xyz"}))
+        claim(run, data={**DATA, "fingerprint": "xyz"})
 
 
 def test_the_folder_of_another_recipe_is_refused(tmp_path):
-    config.claim(tmp_path, {**described(), "recipe": "vae"})
+    claim(tmp_path, recipe="vae")
     with pytest.raises(UserError, match=r"holds a run of train\.vae, not of train\.ddpm"):
-        config.claim(tmp_path, described())
+        claim(tmp_path)
 
 
-def test_checkpoints_without_a_configuration_are_not_ours(tmp_path):
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+def test_checkpoints_without_a_configuration_are_not_ours(run):
+    (run / "config.json").unlink()
     with pytest.raises(UserError, match="is no run of ours"):
-        config.claim(tmp_path, described())
+        claim(run)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match="is no run of ours"):
-        config.claim(tmp_path / "run", described())
+    with pytest.raises(UserError, match="is a file"):
+        claim(tmp_path / "run")
 
 
-def test_a_folder_without_a_run_and_a_broken_configuration_are_said(tmp_path):
+@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "unet"}'])
+def test_a_folder_without_a_run_and_a_foreign_configuration_are_said(tmp_path, content):
     with pytest.raises(UserError, match=r"no config\.json"):
         config.read(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"cannot be read|somebody else's"):
         config.read(tmp_path)
 
 

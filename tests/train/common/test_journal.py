@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -68,3 +69,17 @@ def test_hosts_without_the_folder_check_the_numbers_and_write_nothing():
     with pytest.raises(UserError):
         metrics.add(2, rows(float("nan")))
     Session(None, 0, "abacus").note(outcome="finished")
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX", reason="pip install tensorboardX")
+    metrics = Metrics(tmp_path, 1, 0, [], tensorboard=True)
+    metrics.add(1, rows(1.0))
+    metrics.close()
+    assert [path.stat().st_size > 0 for path in (tmp_path / "tensorboard").iterdir()] == [True]
+
+
+def test_tensorboard_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="pip install tensorboardX"):
+        Metrics(tmp_path, 1, 0, [], tensorboard=True)

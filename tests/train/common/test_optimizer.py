@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from train.common import optimizer
+from train.common.errors import UserError
 
 
 def loss(params, rows):
@@ -18,6 +19,12 @@ def test_gradients_taken_in_pieces_add_up_to_the_whole(pieces):
     ours = optimizer.value_and_grad_in_pieces(loss, pieces)(params, jax.tree.map(jnp.asarray, rows))
     np.testing.assert_allclose(ours[0], value, rtol=1e-6)
     np.testing.assert_allclose(ours[1], grad, rtol=1e-5)
+
+
+def test_rows_that_do_not_divide_into_pieces_are_refused():
+    rows = {"x": jnp.ones((8, 3)), "y": jnp.ones(8)}
+    with pytest.raises(UserError, match="the 8 rows of a device do not divide into 3 pieces"):
+        optimizer.value_and_grad_in_pieces(loss, 3)(jnp.ones(3), rows)
 
 
 def test_the_moving_average_forgets_its_start_before_it_reaches_its_decay():
