@@ -8,9 +8,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,10 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2):
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = _open(self.folder, keep=keep)
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._resources = ExitStack()
+        self._resources.enter_context(_no_late_callbacks())
+        self._manager = self._resources.enter_context(closing(_open(self.folder, keep=keep)))
+        self._writer = self._resources.enter_context(ThreadPoolExecutor(1, "checkpoint"))
         self._writing: Future | None = None
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
@@ -89,8 +92,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._writer.shutdown()
-            self._manager.close()
+            self._resources.close()
 
     def _write(self, step: int, snapshot: Any, meta: dict) -> None:
         committed = self._manager.all_steps()
@@ -129,7 +131,7 @@ def read(folder: Path, like: Any) -> Restored | None:
     if not folder.is_dir():
         return None
     folder = folder.absolute()
-    with closing(_open(folder, read_only=True)) as manager:
+    with _no_late_callbacks(), closing(_open(folder, read_only=True)) as manager:
         return _newest_sound(manager, folder, like)
 
 
@@ -157,6 +159,23 @@ def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> 
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
         ),
     )
+
+
+@contextmanager
+def _no_late_callbacks() -> Iterator[None]:
+    """When one of many reads or writes fails, TensorStore reports the others to an event loop that Orbax has closed by then, and
+    Python prints each as an ignored exception. Here they are not printed."""
+    before = sys.unraisablehook
+
+    def unless_late(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = unless_late
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:
