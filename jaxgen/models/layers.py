@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxgen.models.attention import attend
+from jaxgen.models.normalization import affine, group_statistics, norm_silu
+
 # The official code's default, for every convolution and matrix: uniform with variance 2 / (fan_in + fan_out).
 glorot = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 # Where the official code scales that by 1e-10, we take zero itself: a fresh network then predicts exactly 0.
@@ -56,32 +59,16 @@ def dropout(x, keys, rate):
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def group_scale_and_shift(x, gamma, beta, groups, epsilon):
-    """The affine map of each channel that group normalisation amounts to, float32: (b, h, w, c) -> scale, shift, both (b, c).
-
-    The big array is summed per channel, and only those (b, c) sums are gathered into groups: splitting the channels of the big
-    array into (groups, c / groups) instead gives the compiler a short innermost axis, which it cannot vectorise.
-    """
-    b, h, w, c = x.shape
-    x = x.astype(jnp.float32)
-    sums = jnp.stack([x.sum((1, 2)), (x * x).sum((1, 2))])
-    mean, mean_square = sums.reshape(2, b, groups, c // groups).sum(-1) / (h * w * (c // groups))
-    variance = jnp.maximum(mean_square - mean * mean, 0.0)  # rounding may take the difference below zero
-    inverse_std = lax.rsqrt(variance + epsilon)
-    scale = jnp.repeat(inverse_std, c // groups, axis=1) * gamma[None, :]
-    shift = beta[None, :] - jnp.repeat(mean, c // groups, axis=1) * scale
-    return scale, shift
-
-
 class GroupNorm(nn.Module):
-    """Group normalisation of Wu and He 2018 (arXiv 1803.08494): (b, h, w, c) -> (b, h, w, c), each group of c / groups channels of each
-    image with mean 0 and variance 1, then gamma x + beta per channel.
+    """Group normalisation of Wu and He 2018 (arXiv 1803.08494): (b, h, w, c) -> (b, h, w, c), each group of c / groups channels
+    of each image with mean 0 and variance 1, then gamma x + beta per channel, and with ``silu`` then x sigmoid(x).
 
     Raises:
         ValueError: if ``groups`` does not divide the channels.
     """
 
     groups: int = 32
+    silu: bool = False
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
@@ -95,9 +82,10 @@ class GroupNorm(nn.Module):
             )
         gamma = self.param("scale", nn.initializers.ones_init(), (c,))
         beta = self.param("bias", zeros, (c,))
-        scale, shift = group_scale_and_shift(x, gamma, beta, self.groups, self.epsilon)
-        y = x.astype(jnp.float32) * scale[:, None, None, :] + shift[:, None, None, :]
-        return y.astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.silu:
+            return norm_silu(x, gamma, beta, self.groups, self.epsilon)
+        return affine(x, gamma, beta, *group_statistics(x, self.groups, self.epsilon)).astype(self.dtype)
 
 
 def convolve(x, kernel, stride=1, padding="SAME"):
@@ -141,23 +129,11 @@ class Conv3x3(nn.Module):
         return y + bias[None, None, None, :]
 
 
-def attend(q, k, v):
-    """softmax(q k^T / sqrt(d)) v of Vaswani et al. 2017 (arXiv 1706.03762) eq. 1: (..., tokens, d) three times -> (..., tokens, d), float32.
-
-    The weights are normalised after the product with v, where they are d numbers for each token instead of ``tokens``. The maximum
-    is subtracted against overflow only and cancels exactly, so no gradient needs to flow through it.
-    """
-    scores = jnp.einsum("...qd,...kd->...qk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return mixed / weights.sum(-1, keepdims=True)
-
-
 class SelfAttention(nn.Module):
     """x + attention among the pixels of each image: (b, h, w, c) -> (b, h, w, c).
 
-    One head of all c channels as in the paper, or c / head_dim heads. The last projection starts at zero, as in the official code,
-    so that the fresh layer is the identity.
+    One head of all c channels as in the paper, or c / head_dim heads. The last projection starts at zero, as in the official
+    code, so that the fresh layer is the identity.
 
     Raises:
         ValueError: if ``head_dim`` does not divide the channels.
@@ -175,12 +151,11 @@ class SelfAttention(nn.Module):
             raise ValueError(f"head_dim={head_dim} does not divide {c} channels")
         y = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x).reshape(b, h * w, c)
 
-        def heads(name):  # (b, head, token, dim): every head is then one contiguous matrix
+        def heads(name):
             projected = nn.Dense(c, dtype=self.dtype, kernel_init=glorot, name=name)(y)
-            return projected.reshape(b, h * w, c // head_dim, head_dim).transpose(0, 2, 1, 3)
+            return projected.reshape(b, h * w, c // head_dim, head_dim)
 
-        y = attend(heads("query"), heads("key"), heads("value"))
-        y = y.transpose(0, 2, 1, 3).reshape(b, h, w, c)
+        y = attend(heads("query"), heads("key"), heads("value")).reshape(b, h, w, c)
         return x + nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="out")(y)
 
 
@@ -198,11 +173,11 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, embedding, keys=None):
-        h = nn.silu(GroupNorm(self.groups, dtype=self.dtype, name="norm1")(x))
+        h = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm1")(x)
         h = Conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
         shift = nn.Dense(self.features, dtype=self.dtype, kernel_init=glorot, name="time")(nn.silu(embedding))
         h = h + shift[:, None, None, :]
-        h = nn.silu(GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h))
+        h = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm2")(h)
         h = dropout(h, keys, self.dropout)
         h = Conv3x3(self.features, kernel_init=zeros, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:

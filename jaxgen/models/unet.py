@@ -29,6 +29,8 @@ class UNet(nn.Module):
     Call ``unet.apply({"params": params}, x, t, keys)``. ``keys``, (b,) typed keys, one for each example, switch dropout on; each residual
     block folds its own number into them, and a mask depends on nothing but its example's key and that number.
 
+    Differentiable to any order in reverse mode (``jax.grad``, ``jax.vjp``); its layers write out their gradients, so ``jax.jvp`` refuses.
+
     Raises:
         ValueError: if the height or width is not a multiple of 2**(levels - 1), or ``groups`` or ``head_dim`` do not divide the channels.
     """
@@ -94,7 +96,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = Conv3x3(features, upsample=True, dtype=dtype, name=f"upsample{level}")(h)
 
-        h = nn.silu(GroupNorm(groups, dtype=dtype, name="norm_out")(h))
+        h = GroupNorm(groups, silu=True, dtype=dtype, name="norm_out")(h)
         return Conv3x3(self.out_channels, kernel_init=zeros, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
 
 

@@ -27,7 +27,8 @@ def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device]) -> State:
     """The state before the first step, whole on every device."""
     program = jax.jit(lambda: recipe.init(jax.random.key(seed)), out_shardings=parallel.replicated(on)).lower()
     # It runs once: on a CPU, where optimising takes longer than running, leave it as it is.
-    return program.compile({"xla_backend_optimization_level": 0} if on[0].platform == "cpu" else None)()
+    unoptimised = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return program.compile(unoptimised if on[0].platform == "cpu" else None)()
 
 
 def steps(

@@ -14,14 +14,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.common.errors import UserError
 from train.common.recipe import with_keys, without_keys
 
-# XLA fuses element-wise work into convolutions on the CPU by a library that is slow at it; keep that library for reductions.
-# An unknown option is an error, so it is set only on the versions where it was tried.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# XLA hands convolutions with what surrounds them to a library (YNNPACK) that is slow at them on a CPU; keep it for reductions and
+# products. An unknown option is an error, so it is set only on the versions where it was tried.
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT",
+}
 
 
 def compiler_options(platform: str) -> dict[str, str]:
     """Options for the compiler that pay off for convolutional networks on this platform and this version of JAX."""
-    return _CPU_OPTIONS if platform == "cpu" and jax.__version_info__[:2] == (0, 10) else {}
+    return _CPU_OPTIONS if platform == "cpu" and jax.__version_info__[:2] in ((0, 10), (0, 12)) else {}
 
 
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.test_util import check_grads
 
-from jaxgen.models import layers
+from jaxgen.models import attention, layers, normalization
 
 
 def normal(seed, *shape):
@@ -83,17 +84,26 @@ def textbook_group_norm(x, gamma, beta, groups, epsilon):
     return y * gamma[None, None, None, :] + beta[None, None, None, :]
 
 
+@pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("groups", [1, 4, 12])
-def test_group_norm_by_channel_sums_equals_the_textbook(groups):
-    def by_sums(x, gamma, beta):
-        norm = layers.GroupNorm(groups, epsilon=1e-6)
-        return norm.apply({"params": {"scale": gamma, "bias": beta}}, x)
+def test_group_norm_by_channel_averages_equals_the_textbook(groups, silu):
+    def ours(x, gamma, beta):
+        return layers.GroupNorm(groups, silu=silu).apply({"params": {"scale": gamma, "bias": beta}}, x)
 
     def textbook(x, gamma, beta):
-        return textbook_group_norm(x, gamma, beta, groups, 1e-6)
+        y = textbook_group_norm(x, gamma, beta, groups, 1e-6)
+        return nn.silu(y) if silu else y
 
     x = 3.0 * normal(0, 2, 6, 5, 12) + 1.5
-    assert_same_value_and_gradients(by_sums, textbook, x, normal(1, 12), normal(2, 12))
+    assert_same_value_and_gradients(ours, textbook, x, normal(1, 12), normal(2, 12))
+
+
+def test_gradients_written_out_can_be_differentiated_again():
+    x, q = normal(0, 1, 2, 2, 4), normal(1, 1, 3, 1, 2)
+    check_grads(
+        lambda x: normalization.norm_silu(x, normal(2, 4), normal(3, 4), 2, 1e-6), (x,), 2, modes=["rev"], rtol=0.05
+    )
+    check_grads(lambda q: attention.attend(q, q[:, ::-1], q + 1.0), (q,), 2, modes=["rev"], rtol=0.05)
 
 
 def test_group_norm_of_a_constant_image_is_its_shift():
@@ -142,19 +152,25 @@ def test_conv3x3_equals_linens_convolution_with_the_same_parameters(stride):
 
 
 def textbook_attention(q, k, v):
-    return jax.nn.softmax(q @ k.swapaxes(-1, -2) / jnp.sqrt(q.shape[-1]), axis=-1) @ v
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # heads before tokens
+    return (jax.nn.softmax(q @ k.swapaxes(-1, -2) / jnp.sqrt(q.shape[-1]), axis=-1) @ v).swapaxes(1, 2)
 
 
 def test_attention_normalised_after_the_product_equals_softmax_attention():
-    q, k, v = (2.0 * normal(i, 2, 3, 7, 4) for i in range(3))
-    assert_same_value_and_gradients(layers.attend, textbook_attention, q, k, v)
+    q, k, v = (2.0 * normal(i, 2, 7, 3, 4) for i in range(3))
+    assert_same_value_and_gradients(attention.attend, textbook_attention, q, k, v)
+
+
+def test_attention_differentiated_one_image_at_a_time_equals_softmax_attention():
+    q, k, v = (normal(i, 2, 1024, 1, 4) for i in range(3))  # enough weights for that
+    assert_same_value_and_gradients(attention.attend, textbook_attention, q, k, v)
 
 
 def test_attention_to_scores_beyond_the_range_of_exp_is_finite():
-    q = k = 100.0 * jnp.eye(4)[None]
-    v = normal(0, 1, 4, 4)
-    np.testing.assert_allclose(layers.attend(q, k, v), v, atol=1e-6)
-    gradients = jax.grad(lambda *qkv: layers.attend(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
+    q = k = 100.0 * jnp.eye(4)[None, :, None, :]
+    v = normal(0, 1, 4, 1, 4)
+    np.testing.assert_allclose(attention.attend(q, k, v), v, atol=1e-6)
+    gradients = jax.grad(lambda *qkv: attention.attend(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
     assert all(jnp.isfinite(g).all() for g in gradients)
 
 
