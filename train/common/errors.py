@@ -12,9 +12,8 @@ class UserError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its kind if it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    """What an exception says, on one line and not too long, or its kind if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
