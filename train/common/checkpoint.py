@@ -146,7 +146,8 @@ def fingerprint(state: Any, meta: dict) -> str:
 
 
 def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every directory it makes
+    # Orbax reports every directory it makes, and with a traceback the errors that reach us as exceptions.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return ocp.CheckpointManager(
         folder,
         item_names=("state", "meta"),
