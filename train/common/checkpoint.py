@@ -4,14 +4,15 @@ Orbax writes them, one folder a step, committed by a last marker file. It keeps 
 Of several hosts only the first touches the disk.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,6 @@ class Checkpoints:
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resources = ExitStack()
-        self._resources.enter_context(_no_late_callbacks())
         self._manager = self._resources.enter_context(closing(_open(self.folder, keep=keep)))
         self._writer = self._resources.enter_context(ThreadPoolExecutor(1, "checkpoint"))
         self._writing: Future | None = None
@@ -131,7 +131,7 @@ def read(folder: Path, like: Any) -> Restored | None:
     if not folder.is_dir():
         return None
     folder = folder.absolute()
-    with _no_late_callbacks(), closing(_open(folder, read_only=True)) as manager:
+    with closing(_open(folder, read_only=True)) as manager:
         return _newest_sound(manager, folder, like)
 
 
@@ -148,6 +148,7 @@ def fingerprint(state: Any, meta: dict) -> str:
 def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> ocp.CheckpointManager:
     # Orbax reports every directory it makes, and with a traceback the errors that reach us as exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _without_late_callbacks()
     return ocp.CheckpointManager(
         folder,
         item_names=("state", "meta"),
@@ -162,10 +163,10 @@ def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> 
     )
 
 
-@contextmanager
-def _no_late_callbacks() -> Iterator[None]:
-    """When one of many reads or writes fails, TensorStore reports the others to an event loop that Orbax has closed by then, and
-    Python prints each as an ignored exception. Here they are not printed."""
+@functools.cache
+def _without_late_callbacks() -> None:
+    """When one of many reads or writes fails, TensorStore reports the others, whenever they end, to an event loop that Orbax has closed
+    by then, and Python prints each as an ignored exception. From now on it does not."""
     before = sys.unraisablehook
 
     def unless_late(unraisable):
@@ -173,10 +174,6 @@ def _no_late_callbacks() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = unless_late
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:
