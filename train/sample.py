@@ -60,13 +60,14 @@ def sample(options: Options) -> list[Path]:
     import numpy as np
 
     from train.common import checkpoint, gallery, parallel, pictures
+    from train.common.recipe import root_key
 
     restored = checkpoint.read(options.run / "checkpoints", jax.eval_shape(recipe.init, jax.random.key(0)))
     if restored is None:
         raise UserError(
             f"{options.run} has no checkpoint yet; train it further with python -m train.{description['recipe']}"
         )
-    state, key = parallel.place(restored.state, on), jax.random.key(options.seed)
+    state, key = parallel.place(restored.state, on), root_key(options.seed, "sample")
     draw = gallery.drawer(recipe.sample, on)
     size = min(options.num, options.batch_size)
     batch = {"image": np.zeros((size, *description["data"]["shape"]), np.uint8), "label": np.zeros(size, np.int32)}

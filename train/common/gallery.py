@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from train.common import data, parallel, pictures
-from train.common.recipe import Recipe, State
+from train.common.recipe import Recipe, State, root_key
 from train.common.sources import Images
 
 
@@ -37,7 +37,7 @@ class Gallery:
 
     def __init__(self, recipe: Recipe, source: Images, *, num: int, seed: int, on: Sequence[jax.Device], how: str):
         self._batch = source.rows(data.indices(seed, 0, num, len(source)))
-        self._key = jax.random.fold_in(jax.random.key(seed), 1)
+        self._key = root_key(seed, "gallery")
         self._sample = drawer(recipe.sample, on, how)
         self._pictures = {name: drawer(function, on, how) for name, function in recipe.pictures.items()}
 

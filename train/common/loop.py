@@ -15,7 +15,7 @@ import numpy as np
 
 from train.common import data, parallel
 from train.common.interrupt import Interrupt
-from train.common.recipe import Recipe, State
+from train.common.recipe import Recipe, State, root_key
 from train.common.record import Record
 from train.common.sources import Images
 
@@ -25,7 +25,7 @@ RESIDENT_BYTES = 2**30
 
 def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device]) -> State:
     """The state before the first step, whole on every device."""
-    program = jax.jit(lambda: recipe.init(jax.random.key(seed)), out_shardings=parallel.replicated(on)).lower()
+    program = jax.jit(lambda: recipe.init(root_key(seed, "training")), out_shardings=parallel.replicated(on)).lower()
     # It runs once: on a CPU, where optimising takes longer than running, leave it as it is.
     unoptimised = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return program.compile(unoptimised if on[0].platform == "cpu" else None)()

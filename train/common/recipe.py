@@ -1,8 +1,9 @@
 """What a trainable model is: pure functions over a state pytree."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,11 @@ class Recipe(NamedTuple):
     pictures: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
     """Further pictures of a finished run, by name, called like sample. What gives one image per row makes a grid; what
     gives its moments too, (b, moments, h, w, c), a strip and an animation."""
+
+
+def root_key(seed: int, use: Literal["training", "gallery", "sample", "evaluate"]) -> jax.Array:
+    """Where all keys for one use of a seed come from: what two uses draw has nothing in common."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
 
 
 def example_keys(key: jax.Array, num_rows: int) -> jax.Array:
