@@ -1,0 +1,101 @@
+"""What a decoder says of an image: log p(x | z) for pixels that are binary, real, or one of 256 levels.
+
+A log-probability is one number per example, in nats, summed over all axes but the first, with the parameters first and the image x
+last. Outside a trace the values of x are looked at, because a wrong range is the commonest mistake here and gives a plausible loss.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgen import gaussian
+
+Images = Float[Array, "b *d"]
+
+
+def bernoulli_log_prob(logits: Images, x: Images) -> Float[Array, " b"]:
+    """Log-probability of binary pixels x in {0, 1}, each 1 with probability sigmoid(logit), in nats, one per example.
+
+        log p(x) = sum [ x log sigmoid(l) + (1 - x) log sigmoid(-l) ] = sum [ x l - log(1 + e^l) ]
+
+    Finite, with finite gradient, at any finite logit. For x between 0 and 1 it is minus a cross-entropy but no log-probability of
+    anything, since it does not integrate to 1 over grey levels (Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845).
+
+    Raises:
+        ValueError: if x is known and has values outside [0, 1].
+    """
+    _check_range(x, 0, 1, "Bernoulli pixels lie in [0, 1]", "an image in [-1, 1] becomes one by (x + 1) / 2")
+    return _sum(x * logits - jax.nn.softplus(logits))
+
+
+def gaussian_log_prob(mean: Images, x: Images, variance: float) -> Float[Array, " b"]:
+    """Log-density of real pixels x under N(mean, c I) with the same fixed variance c for all, in nats, one per example.
+
+        log p(x) = -||x - mean||^2 / 2c - D/2 log(2 pi c)
+
+    so squared error is this with a constant left out and the gradient scaled by 1 / 2c: c weighs reconstruction against KL, and a
+    squared error averaged over D pixels has in effect c = D / 2. Of pixels in [-1, 1] with 256 levels it is a density and not a
+    probability: it may exceed 0, and only + D log(2/255) makes it comparable with that of levels.
+
+    Raises:
+        ValueError: if the variance is not positive.
+    """
+    if not variance > 0:
+        raise ValueError(f"the variance of a Gaussian decoder must be positive; got {variance}")
+    return gaussian.log_prob(x, mean, jnp.full_like(mean, math.log(variance)))
+
+
+def discretized_logistic_log_prob(mean: Images, log_scale: Images, x: Images, levels: int = 256) -> Float[Array, " b"]:
+    """Log-probability of pixels that are one of so many levels, evenly spaced over [-1, 1], in nats, one per example.
+
+    A logistic variable, whose distribution function is F(v) = sigmoid((v - mean) / scale), is rounded to the nearest level, and
+    the outermost levels take the tails, so that the probabilities of all levels add up to 1:
+
+        P(x) = F(x + h) - F(x - h)   with h = 1 / (levels - 1), half the distance of two levels
+
+    Kingma et al. 2016, "Improved Variational Inference with Inverse Autoregressive Flow", arXiv:1606.04934, and Salimans et al. 2017,
+    "PixelCNN++", arXiv:1701.05517, eq. 2, who treat small differences by a case distinction. With a, b the two arguments of sigmoid,
+
+        sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
+
+    needs none: exact and finite, with finite gradient, however small P is.
+
+    Raises:
+        ValueError: if x is known and has values outside [-1, 1], or there are fewer than 2 levels.
+    """
+    if levels < 2:
+        raise ValueError(f"there must be at least 2 levels; got {levels}")
+    _check_range(x, -1, 1, "levels lie in [-1, 1]", "a byte becomes one by x / 127.5 - 1")
+    half = 1 / (levels - 1)
+    inverse_scale = jnp.exp(-log_scale)
+    upper, lower = (x - mean + half) * inverse_scale, (x - mean - half) * inverse_scale
+    below_upper, above_lower = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+    inside = below_upper + above_lower + jnp.log(-jnp.expm1(-2 * half * inverse_scale))
+    return _sum(jnp.where(x > 1 - half, above_lower, jnp.where(x < -1 + half, below_upper, inside)))
+
+
+def bits_per_dim(nats: Float[Array, " *b"], num_dims: int) -> Float[Array, " *b"]:
+    """Nats per example, such as -log p(x), as bits per dimension: nats / (num_dims log 2).
+
+    Raises:
+        ValueError: if num_dims < 1.
+    """
+    if num_dims < 1:
+        raise ValueError(f"there must be at least 1 dimension; got {num_dims}")
+    return nats / (num_dims * math.log(2))
+
+
+def _sum(per_element):
+    return per_element.reshape(len(per_element), -1).sum(axis=1)
+
+
+def _check_range(x, low, high, rule, remedy):
+    if isinstance(x, jax.core.Tracer):
+        return
+    values = np.asarray(x)
+    outside = values[~((values >= low) & (values <= high))]
+    if outside.size:
+        raise ValueError(f"{rule}; got {outside.flat[0]}: {remedy}")
