@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from train.common.config import Job, free
-from train.common.errors import UserError
+from train.common.errors import check_ranges
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ PRESETS = {
 }
 
 
-def recipe(config: Config, image_shape: tuple[int, int, int]):
-    """A DDPM of images (h, w, c). JAX is imported here, once the command line has been read.
+def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int = 0):
+    """A DDPM of images (h, w, c); it does not look at labels. JAX is imported here, once the command line has been read.
 
     Raises:
         UserError: if the configuration cannot work, or not for images of this shape.
@@ -114,13 +114,12 @@ def recipe(config: Config, image_shape: tuple[int, int, int]):
     import jax
     import jax.numpy as jnp
     import numpy as np
-    import optax
 
     from jaxgen import diffusion, samplers, schedules
     from jaxgen.models.unet import UNet
     from train.common import images, optimizer
     from train.common.errors import in_words
-    from train.common.recipe import Recipe, State, example_keys
+    from train.common.recipe import Recipe, example_keys
 
     _check(config)
     T = config.num_timesteps
@@ -147,7 +146,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int]):
     def init(key):
         params_key, run_key = jax.random.split(key)
         params = net.init(params_key, jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32))["params"]
-        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), adam.init(params), run_key)
+        return optimizer.start(params, adam, run_key)
 
     def loss(params, rows):
         def eps_theta(xt, t):
@@ -168,13 +167,8 @@ def recipe(config: Config, image_shape: tuple[int, int, int]):
         }
         value, grads = optimizer.value_and_grad_in_pieces(loss, config.pieces)(state.params, rows)
         value, grads = jax.lax.pmean((value, grads), "data")
-        updates, opt = adam.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = optimizer.moving_average(config.ema_decay, state.step, state.ema, params)
-        return State(state.step + 1, params, ema, opt, state.key), {
-            "loss": value,
-            "grad_norm": optimizer.global_norm(grads),
-        }
+        state = optimizer.descend(state, grads, adam, config.ema_decay)
+        return state, {"loss": value, "grad_norm": optimizer.global_norm(grads)}
 
     def run_chain_backwards(state, batch, key, trajectory):
         """Algorithm 2, or its implicit relative, with the averaged parameters."""
@@ -206,7 +200,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int]):
 
 
 def _check(config):
-    for name, value, low, high in (
+    check_ranges(
         ("num-timesteps", config.num_timesteps, 2, math.inf),
         ("sample-steps", config.sample_steps, 1, config.num_timesteps),
         ("width", config.width, 1, math.inf),
@@ -217,9 +211,7 @@ def _check(config):
         ("clip-norm", config.clip_norm, 1e-12, math.inf),
         ("ema-decay", config.ema_decay, 0.0, 1.0),
         ("dropout", config.dropout, 0.0, 0.99),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"--{name} must lie between {low} and {high}; got {value}")
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def parse(
 
 
 def main(name: str, config: Any, recipe: Callable) -> int:
-    """Train recipe(config, image_shape). Returns the process's exit status."""
+    """Train recipe(config, image_shape, num_classes). Returns the process's exit status."""
     return reporting_errors(lambda: _train(name, config, recipe))
 
 
@@ -78,7 +78,7 @@ def _train(name, config, recipe):
     parallel.check_divisible(job.batch_size, len(on))
     source = data.load(job.dataset, data_dir=job.data_dir, image_size=job.image_size)
     folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
-    built = recipe(config, source.shape)
+    built = recipe(config, source.shape, source.num_classes)
     if devices.leads():
         shape = "x".join(map(str, source.shape))
         where = f"{devices.describe(on)}, in {folder}"
@@ -97,6 +97,8 @@ def _check(job):
     for field in ("steps", "batch_size", "checkpoint_every", "sample_every", "log_every", "num_samples"):
         if getattr(job, field) < 1:
             raise UserError(f"--{field.replace('_', '-')} must be at least 1; got {getattr(job, field)}")
+    if job.stride is not None and job.stride < 1:
+        raise UserError(f"--stride must be at least 1; got {job.stride}")
     if job.seed < 0:
         raise UserError(f"--seed must not be negative; got {job.seed}")
     if job.max_hours is not None and not job.max_hours > 0:

@@ -40,6 +40,8 @@ class Job:
     """Steps between sample grids; the first comes after a tenth of that."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
+    beside: str | None = free(None)
+    """Another run folder, whose newest samples the report shows beside this one's."""
     num_samples: int = free(64)
     """Images in a sample grid."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = free("auto")
@@ -48,6 +50,8 @@ class Job:
     """Devices to use on each host (default: all; on a CPU, where more than one are emulated: 1)."""
     max_hours: float | None = free(None)
     """Save and leave after so many hours, for sessions of limited length; the same command then goes on."""
+    stride: int | None = None
+    """Most steps taken in one dispatch, by a loop on the device (default: 64; on a CPU, for networks with convolutions: 1)."""
     parallel: Literal["pmap", "shard_map"] = free("pmap")
     """How the step is spread over devices; both give the same bits."""
     tensorboard: bool = free(False)

@@ -23,3 +23,14 @@ def in_words() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
+    """Nothing, if for each (flag, value, low, high) the value lies between low and high.
+
+    Raises:
+        UserError: for the first that does not.
+    """
+    for flag, value, low, high in ranges:
+        if not low <= value <= high:
+            raise UserError(f"--{flag} must lie between {low} and {high}; got {value}")

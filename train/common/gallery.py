@@ -1,20 +1,22 @@
-"""Pictures of a model at work."""
+"""Pictures of a model at work, and its vital numbers."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from train.common import data, parallel, pictures
+from train.common.files import write_atomically
 from train.common.recipe import Recipe, State, root_key
 from train.common.sources import Images
 
 
-def drawer(
-    function: Callable, on: Sequence[jax.Device], how: str = "pmap"
-) -> Callable[[State, dict, jax.Array], np.ndarray]:
-    """A recipe's ``sample``, or another function of (state, batch, key), run on this host's devices and brought to the host.
+def drawer(function: Callable, on: Sequence[jax.Device], how: str = "pmap") -> Callable[[State, dict, jax.Array], Any]:
+    """A recipe's ``sample``, or another function of (state, batch, key) to arrays with one row per row of the batch, run on this
+    host's devices and brought to the host.
 
     Compiled once, for the shapes of the first call; any number of rows goes, rounded up to what the devices can share evenly.
     """
@@ -27,19 +29,26 @@ def drawer(
         batch = {name: column[padded] for name, column in batch.items()}
         if jax.process_count() > 1:  # the state spans devices of other hosts
             state = parallel.place(parallel.local(state), here)
-        return np.asarray(program(state, batch, parallel.place(key, here)))[:num]
+        drawn = program(state, batch, parallel.place(key, here))
+        return jax.tree.map(lambda x: np.asarray(x)[:num], drawn)
 
     return draw
 
 
+MEASURED = 1000
+"""Rows, at most, over which a recipe's statistics are averaged."""
+
+
 class Gallery:
-    """What a run puts into its folder samples/: the same noise drawn again and again while the model learns."""
+    """What a run shows of its model: the same noise drawn again and again while it learns, further pictures and numbers in the end."""
 
     def __init__(self, recipe: Recipe, source: Images, *, num: int, seed: int, on: Sequence[jax.Device], how: str):
         self._batch = source.rows(data.indices(seed, 0, num, len(source)))
         self._key = root_key(seed, "gallery")
         self._sample = drawer(recipe.sample, on, how)
         self._pictures = {name: drawer(function, on, how) for name, function in recipe.pictures.items()}
+        self._statistics = {name: drawer(function, on, how) for name, function in recipe.statistics.items()}
+        self._measured = lambda: source.rows(data.indices(seed, 0, min(MEASURED, len(source)), len(source)))
 
     def draw(self, path: Path, state: State) -> None:
         """Write a grid of samples."""
@@ -57,3 +66,10 @@ class Gallery:
                 pictures.save_png(folder / f"{name}.png", pictures.strip(moments))
             else:
                 pictures.save_png(folder / f"{name}.png", pictures.grid(images))
+
+    def measure(self, path: Path, step: int, state: State) -> None:
+        """Write the recipe's statistics, averaged over rows, as JSON; nothing if it has none."""
+        if self._statistics:
+            batch = self._measured()
+            means = {name: draw(state, batch, self._key).mean(0).tolist() for name, draw in self._statistics.items()}
+            write_atomically(path, (json.dumps({"step": step, "statistics": means}) + "\n").encode())

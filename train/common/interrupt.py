@@ -18,7 +18,7 @@ class Interrupt:
     def __init__(self, max_hours: float | None, clock=time.monotonic):
         self._clock = clock
         self._deadline = None if max_hours is None else clock() + 3600 * max_hours
-        self._signal = 0
+        self._signal, self._times_asked = 0, 0
 
     def __enter__(self) -> "Interrupt":
         self._previous = {number: signal.signal(number, self._receive) for number in _OUTCOMES}
@@ -34,12 +34,13 @@ class Interrupt:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
 
-    def asked(self, step: int) -> bool:
-        """Whether to stop after this step. All hosts give the same answer; they confer every tenth step."""
+    def asked(self) -> bool:
+        """Whether to stop now. All hosts ask equally often and get the same answer; they confer every tenth time."""
         wish = self._signal or (self._deadline is not None and self._clock() >= self._deadline)
         if jax.process_count() == 1:
             return bool(wish)
-        if step % 10:
+        self._times_asked += 1
+        if self._times_asked % 10:
             return False
         wishes = multihost_utils.process_allgather(np.array([self._signal, bool(wish)]))
         self._signal = int(wishes[:, 0].max()) or self._signal

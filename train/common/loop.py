@@ -5,12 +5,13 @@
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train.common import data, parallel
@@ -19,8 +20,11 @@ from train.common.recipe import Recipe, State, root_key
 from train.common.record import Record
 from train.common.sources import Images
 
-# A data set up to this size lives on every device and is gathered there; a larger one is sent batch by batch.
 RESIDENT_BYTES = 2**30
+"""A data set up to this size lives on every device and is gathered there; a larger one is sent batch by batch."""
+
+STRIDE = 64
+"""Steps in one dispatch, at most, where nothing speaks against a loop on the device."""
 
 
 def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device]) -> State:
@@ -51,27 +55,86 @@ def steps(
     """
     parallel.check_divisible(batch_size, len(on))
     first = int(parallel.local(state.step))
-
-    def indices(step):
-        return np.split(data.indices(seed, step, batch_size, len(source)), jax.process_count())[jax.process_index()]
-
-    resident = source.nbytes <= RESIDENT_BYTES
-    if resident:
+    if resident(source):
         table = parallel.place(source.rows(np.arange(len(source))), on)
-        feed = (indices(step) for step in itertools.count(first))
+        feed = (_indices(source, seed, step, batch_size) for step in itertools.count(first))
     else:
         table = None
-        feed = data.prefetch(lambda step: source.rows(indices(step)), first)
-
-    def program(state, table, rows):
-        batch = {name: column[rows] for name, column in table.items()} if resident else rows
-        return recipe.step(state, batch, jax.random.fold_in(state.key, state.step))
-
-    run = parallel.parallelize(program, on, rows=(False, False, True), donate=True, how=how)
+        feed = data.prefetch(lambda step: source.rows(_indices(source, seed, step, batch_size)), first)
+    run = parallel.parallelize(
+        _step(recipe), on, rows=(False, False, True), donate=True, convolutions=recipe.convolutions, how=how
+    )
     with closing(feed):
         for rows in feed:
             state, metrics = run(state, table, rows)
             yield state, metrics
+
+
+def strides(
+    recipe: Recipe,
+    state: State,
+    source: Images,
+    ends: Iterable[int],
+    *,
+    longest: int,
+    batch_size: int,
+    seed: int,
+    on: Sequence[jax.Device],
+    how: str = "pmap",
+) -> Iterator[tuple[State, dict]]:
+    """Like `steps`, but a loop on the device goes from end to end: for small networks, where handing over each step takes as long as
+    the step.
+
+    Args:
+        ends: after which steps to yield, ascending, at most ``longest`` apart. Where they lie does not change a bit of the states.
+
+    The metrics are (longest,) arrays, of which as many entries are filled as steps were taken.
+    """
+    parallel.check_divisible(batch_size, len(on))
+    step = int(parallel.local(state.step))
+    table = parallel.place(source.rows(np.arange(len(source))), on)
+    take_step = _step(recipe)
+
+    def program(state, table, rows, count):
+        def take(i, carry):
+            state, metrics = carry
+            state, row = take_step(state, table, rows[:, i])
+            return state, {name: column.at[i].set(row[name]) for name, column in metrics.items()}
+
+        row = jax.eval_shape(take_step, state, table, rows[:, 0])[1]
+        metrics = {name: jnp.zeros(longest, value.dtype) for name, value in row.items()}
+        return jax.lax.fori_loop(0, count, take, (state, metrics))
+
+    run = parallel.parallelize(
+        program, on, rows=(False, False, True, False), donate=True, convolutions=recipe.convolutions, how=how
+    )
+    rows = np.zeros((batch_size // jax.process_count(), longest), np.int32)
+    for end in ends:
+        for i, number in enumerate(range(step, end)):
+            rows[:, i] = _indices(source, seed, number, batch_size)
+        state, metrics = run(state, table, rows, parallel.place(np.int32(end - step), on))
+        yield state, metrics
+        step = end
+
+
+def resident(source: Images) -> bool:
+    """Whether the data set lives on every device."""
+    return source.nbytes <= RESIDENT_BYTES
+
+
+def _step(recipe):
+    """A step of the recipe on rows that are either a batch or, of a table on the device, the indices of one."""
+
+    def step(state, table, rows):
+        batch = rows if table is None else {name: column[rows] for name, column in table.items()}
+        return recipe.step(state, batch, jax.random.fold_in(state.key, state.step))
+
+    return step
+
+
+def _indices(source, seed, step, batch_size):
+    """This host's part of the batch."""
+    return np.split(data.indices(seed, step, batch_size, len(source)), jax.process_count())[jax.process_index()]
 
 
 def fit(config: Any, description: dict, recipe: Recipe, source: Images, folder: Path, on: Sequence[jax.Device]) -> int:
@@ -93,11 +156,19 @@ def fit(config: Any, description: dict, recipe: Recipe, source: Images, folder: 
         state = record.restore(like)
         if state is None:
             state = initial_state(recipe, job.seed, on)
-        first = step = int(parallel.local(state.step))
-        fold = steps(recipe, state, source, batch_size=job.batch_size, seed=job.seed, on=on, how=job.parallel)
-        for step, (state, metrics) in enumerate(itertools.islice(fold, max(0, job.steps - first)), first + 1):
+        step = int(parallel.local(state.step))
+        common = {"batch_size": job.batch_size, "seed": job.seed, "on": on, "how": job.parallel}
+        longest = _longest_stride(job, recipe, source, on)
+        if longest == 1:
+            numbered = enumerate(
+                itertools.islice(steps(recipe, state, source, **common), max(0, job.steps - step)), step + 1
+            )
+        else:
+            ends = list(_ends(step, job, longest))
+            numbered = zip(ends, strides(recipe, state, source, ends, longest=longest, **common), strict=True)
+        for step, (state, metrics) in numbered:
             record.add(step, metrics)
-            stop = interrupt.asked(step)
+            stop = interrupt.asked()
             if stop or step == job.steps or step % job.checkpoint_every == 0:
                 record.checkpoint(step, state)
             if stop:
@@ -107,3 +178,21 @@ def fit(config: Any, description: dict, recipe: Recipe, source: Images, folder: 
                 record.draw(step, state)
         record.finished(step, state)
     return 0
+
+
+def _longest_stride(job, recipe, source, on):
+    """Convolution gradients inside a loop are slow on a CPU (they miss its fast kernels), and batches from the host come one by one."""
+    if job.stride is not None:
+        return job.stride if resident(source) else 1
+    return STRIDE if resident(source) and not (recipe.convolutions and on[0].platform == "cpu") else 1
+
+
+def _ends(step, job, longest):
+    """The steps at which there is something to do, at most so far apart; the first comes alone, to show soon that all is well."""
+    start = step
+    while step < job.steps:
+        due = [step + 1 if step == start else step + longest, job.steps]
+        due += [step - step % every + every for every in (job.checkpoint_every, job.sample_every)]
+        first_picture = job.sample_every // 10
+        step = min([*due, first_picture] if step < first_picture else due)
+        yield step

@@ -14,16 +14,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.common.errors import UserError
 from train.common.recipe import with_keys, without_keys
 
-# XLA hands convolutions with what surrounds them to a library (YNNPACK) that is slow at them on a CPU; keep it for reductions and
-# products. An unknown option is an error, so it is set only on the versions where it was tried.
-_CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT",
-}
 
+def compiler_options(platform: str, convolutions: bool = True) -> dict[str, str]:
+    """Options for the compiler that pay off, with convolutions or without, on this platform and this version of JAX.
 
-def compiler_options(platform: str) -> dict[str, str]:
-    """Options for the compiler that pay off for convolutional networks on this platform and this version of JAX."""
-    return _CPU_OPTIONS if platform == "cpu" and jax.__version_info__[:2] in ((0, 10), (0, 12)) else {}
+    On a CPU XLA hands a good deal to a library (YNNPACK) that is slow at convolutions with what surrounds them: it keeps reductions
+    and products there; and where there are no convolutions, nothing. An unknown option is an error, so it is set only on the
+    versions where it was tried.
+    """
+    if platform != "cpu" or jax.__version_info__[:2] not in ((0, 10), (0, 12)):
+        return {}
+    kept = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT" if convolutions else ""
+    return {"xla_cpu_experimental_ynn_fusion_type": kept}
 
 
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
@@ -65,6 +67,7 @@ def parallelize(
     rows: Sequence[bool],
     gather: bool = False,
     donate: bool = False,
+    convolutions: bool = True,
     how: Literal["pmap", "shard_map"] = "pmap",
 ) -> Callable:
     """The program that runs function on every device, each with its share of the rows.
@@ -75,11 +78,13 @@ def parallelize(
         rows: for each argument, whether the devices share its rows; otherwise each sees it whole. A host passes its own rows.
         gather: whether the result has one row per row; otherwise function has made it equal on every device.
         donate: whether the first argument's memory may be reused for the result.
+        convolutions: whether function has any, for the compiler.
         how: the back end.
 
     It is compiled once, for the shapes of the first call.
     """
     donated = (0,) if donate else ()
+    options = compiler_options(devices[0].platform, convolutions)
     here = [d for d in devices if d.process_index == jax.process_index()]
     if how == "pmap":
         program = jax.pmap(
@@ -127,7 +132,7 @@ def parallelize(
         if how == "pmap" and jax.process_count() > 1:  # only its uncompiled form takes rows of several hosts
             return jax.tree.map(join, program(*arguments))
         if compiled is None:
-            compiled = program.lower(*arguments).compile(compiler_options(devices[0].platform) or None)
+            compiled = program.lower(*arguments).compile(options or None)
         return jax.tree.map(join, compiled(*arguments))
 
     return call

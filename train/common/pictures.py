@@ -83,7 +83,7 @@ def grid(
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must be uint8 (n, h, w, 1 or 3); got {images.dtype} {images.shape}")
     n, h, w, c = images.shape
-    columns = _columns(n) if columns is None else columns
+    columns = _columns(n, h / w) if columns is None else columns
     if columns < 1 or (pad is not None and pad < 0) or (scale is not None and scale < 1):
         raise ValueError(f"need columns >= 1, pad >= 0, scale >= 1; got {columns=}, {pad=}, {scale=}")
     rows = math.ceil(n / columns)
@@ -190,8 +190,8 @@ def save_gif(
     write_atomically(path, encoded.getvalue())
 
 
-def _columns(n: int) -> int:
-    root = math.ceil(math.sqrt(n))
+def _columns(n: int, aspect: float) -> int:
+    root = math.ceil(math.sqrt(n * aspect))
     full = [columns for columns in range(root, 2 * root + 1) if n % columns == 0 and n // columns > 1]
     return full[0] if full else root
 

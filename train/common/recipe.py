@@ -39,6 +39,12 @@ class Recipe(NamedTuple):
     pictures: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
     """Further pictures of a finished run, by name, called like sample. What gives one image per row makes a grid; what
     gives its moments too, (b, moments, h, w, c), a strip and an animation."""
+    statistics: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
+    """Vectors that describe a finished run, by name: state, batch, key -> one vector per row, (b, n), to be averaged."""
+    evaluate: Callable[[State, dict, jax.Array, int], dict[str, jax.Array]] | None = None
+    """state, batch, key, samples -> by name, such as "nll", an estimate for each row, (b,), in nats, from so many samples each."""
+    convolutions: bool = True
+    """Whether a step has convolutions, which decides where a loop over steps pays."""
 
 
 def root_key(seed: int, use: Literal["training", "gallery", "sample", "evaluate"]) -> jax.Array:
@@ -53,6 +59,13 @@ def example_keys(key: jax.Array, num_rows: int) -> jax.Array:
     """
     first = jax.lax.axis_index("data") * num_rows
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
+
+
+def mean_over_rows(x: jax.Array) -> jax.Array:
+    """Mean over the rows of all devices, (b, ...) -> (...), for use inside a loss: its gradient is this device's part, and the mean of
+    all devices' gradients is the gradient."""
+    mean = x.mean(axis=0)
+    return mean + jax.lax.stop_gradient(jax.lax.pmean(mean, "data") - mean)
 
 
 def without_keys(tree: Any) -> Any:

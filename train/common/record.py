@@ -95,17 +95,18 @@ class Record:
         return None if state is None else parallel.place(state, self._on)
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take in the metrics of a step; look at them every ``log_every`` steps, for looking waits for the device.
+        """Take in the metrics of the steps up to this one; look at them every ``log_every`` steps, for looking waits for the device.
 
         Raises:
             UserError: if one is not finite.
         """
-        self._unread.append(metrics)
-        self._bar.update()
+        before, self._step = self._step, step
+        self._unread.append((step - before, metrics))
+        self._bar.update(step - before)
         if not self._stopwatch.started:
             self._look(step)
             self._session.note(seconds_to_first_step=round(seconds_since_start(), 1))
-        elif step % self.job.log_every == 0:
+        elif step // self.job.log_every > before // self.job.log_every:
             self._look(step)
 
     def checkpoint(self, step: int, state: State) -> None:
@@ -131,12 +132,13 @@ class Record:
         self._say(f"{outcome} at step {step} of {self.job.steps}; saved. The same command goes on from here.")
 
     def finished(self, step: int, state: State) -> None:
-        """Draw the recipe's further pictures; say where everything is and what to try next."""
+        """Draw the recipe's further pictures, measure its statistics; say where everything is and what to try next."""
         if not self._leads:
             return
         if not self._grid(step).exists():  # it was drawn, unless the run was killed after its last checkpoint
             self._gallery.draw(self._grid(step), state)
         self._gallery.draw_pictures(self.folder / "samples", state)
+        self._gallery.measure(self.folder / "statistics.json", step, state)
         self._conclude(step, "finished")
         self._say(
             f"finished at step {step}\n"
@@ -149,15 +151,16 @@ class Record:
 
     def _look(self, step):
         rows = [
-            {name: float(value) for name, value in row.items()} for row in jax.device_get(parallel.local(self._unread))
+            {name: float(np.atleast_1d(values)[i]) for name, values in metrics.items()}
+            for count, metrics in jax.device_get([(n, parallel.local(m)) for n, m in self._unread])
+            for i in range(count)
         ]
         self._unread.clear()
         self._metrics.add(step - len(rows) + 1, rows)
         self._stopwatch.lap(step)
-        self._step = step
         if rows:
             speed = self._stopwatch.steps_per_second * self.job.batch_size
-            self._bar.set_postfix_str(f"loss {rows[-1]['loss']:.4f}, {speed:,.0f} images/s")
+            self._bar.set_postfix_str(f"loss {rows[-1]['loss']:.4f}, {speed:,.0f} images/s", refresh=False)
 
     def _conclude(self, step, outcome):
         if self._leads:

@@ -9,16 +9,16 @@ from train.common.interrupt import Interrupt
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_asks_the_run_to_stop_and_becomes_the_exit_status(number, status):
     with Interrupt(None) as interrupt:
-        assert not interrupt.asked(1)
+        assert not interrupt.asked()
         os.kill(os.getpid(), number)
-        assert interrupt.asked(2)
+        assert interrupt.asked()
         assert interrupt.exit_status == status
 
 
 def test_a_second_signal_is_not_held_back():
     with Interrupt(None) as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.asked(1)
+        assert interrupt.asked()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -34,7 +34,7 @@ def test_when_the_hours_are_over_the_run_stops_with_success():
     now = [0.0]
     with Interrupt(2.0, clock=lambda: now[0]) as interrupt:
         now[0] = 7199.0
-        assert not interrupt.asked(1)
+        assert not interrupt.asked()
         now[0] = 7200.0
-        assert interrupt.asked(2)
+        assert interrupt.asked()
         assert (interrupt.exit_status, interrupt.outcome) == (0, "time limit")
