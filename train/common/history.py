@@ -1,7 +1,6 @@
 """What a run folder tells about its run, as far as it can be read: gaps where files are missing or broken, no errors."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -40,6 +39,19 @@ class Session(NamedTuple):
         return max(0.0, (self.ended - self.started).total_seconds())
 
 
+class Evaluation(NamedTuple):
+    """What was estimated at a step; None or empty where nothing is known."""
+
+    step: float | None
+    split: str
+    num_images: float | None
+    samples: float | None
+    """Drawn per image."""
+    seed: float | None
+    estimates: dict[str, tuple[float, float | None]]
+    """By name: mean over the images, and its standard error."""
+
+
 class Run(NamedTuple):
     """What a run folder holds; empty where there is nothing."""
 
@@ -49,6 +61,11 @@ class Run(NamedTuple):
     data: dict
     metrics: dict[str, tuple[np.ndarray, np.ndarray]]
     """By name, `loss` first: steps (n,) ascending and finite values (n,), n >= 1."""
+    statistics: dict[str, np.ndarray]
+    """By name: finite values (n,), n >= 1."""
+    statistics_step: float | None
+    evaluations: list[Evaluation]
+    """Ascending in their steps."""
     sessions: list[Session]
     checkpoints: list[int]
     """Their steps, ascending."""
@@ -61,6 +78,12 @@ class Run(NamedTuple):
     def flags(self) -> dict:
         """The flags that every recipe has."""
         return _dict(self.config, "job")
+
+    @property
+    def beside(self) -> Path | None:
+        """The run folder whose samples are to be seen beside this one's, as it was typed: relative to the current folder."""
+        named = self.flags.get("beside")
+        return Path(named) if isinstance(named, str) and named else None
 
     @property
     def last_step(self) -> int:
@@ -77,10 +100,11 @@ class Run(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """Everything readable in `folder`: config.json, metrics.jsonl, sessions.jsonl, and the names in samples/ and
-    checkpoints/.
+    """Everything readable in `folder`: config.json, metrics.jsonl, statistics.json, evaluations.json, sessions.jsonl, and the
+    names in samples/ and checkpoints/.
     """
     described = _object(_text(folder / "config.json"))
+    measured = _object(_text(folder / "statistics.json"))
     pictures = sorted(path for path in folder.glob("samples/*") if path.suffix.lower() in _PICTURES)
     pictures = [path for path in pictures if not path.name.startswith(".")]
     steps = {path: path.stem.removeprefix("step_") for path in pictures if path.stem.startswith("step_")}
@@ -92,6 +116,9 @@ def read(folder: Path) -> Run:
         config=_dict(described, "config"),
         data=_dict(described, "data"),
         metrics=_curves(_rows(folder / "metrics.jsonl")),
+        statistics={name: np.array(v, float) for name, v in _dict(measured, "statistics").items() if _is_vector(v)},
+        statistics_step=_number(measured, "step"),
+        evaluations=_evaluations(_parsed(_text(folder / "evaluations.json"))),
         sessions=[_session(row) for row in _rows(folder / "sessions.jsonl")],
         checkpoints=sorted(int(name) for name in checkpoints if _is_count(name)),
         grids=dict(sorted(grids.items())),
@@ -125,6 +152,28 @@ def _session(row: dict) -> Session:
     )
 
 
+def _evaluations(entries: Any) -> list[Evaluation]:
+    told = [_evaluation(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    told = [evaluation for evaluation in told if evaluation.estimates]
+    return sorted(told, key=lambda evaluation: -1 if evaluation.step is None else evaluation.step)
+
+
+def _evaluation(entry: dict) -> Evaluation:
+    estimates = {name: _dict(_dict(entry, "estimates"), name) for name in _dict(entry, "estimates")}
+    return Evaluation(
+        step=_number(entry, "step"),
+        split=str(entry.get("split", "")),
+        num_images=_number(entry, "num_images"),
+        samples=_number(entry, "samples"),
+        seed=_number(entry, "seed"),
+        estimates={
+            name: (mean, _number(estimate, "standard_error"))
+            for name, estimate in estimates.items()
+            if (mean := _number(estimate, "mean")) is not None
+        },
+    )
+
+
 def _curves(rows: Iterable[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     curves: dict[str, dict[float, float]] = {"loss": {}}
     for row in rows:
@@ -140,15 +189,19 @@ def _curves(rows: Iterable[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the path cannot be one
         return ""
 
 
-def _object(text: str) -> dict:
+def _parsed(text: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return {}
+        return None
+
+
+def _object(text: str) -> dict:
+    value = _parsed(text)
     return value if isinstance(value, dict) else {}
 
 
@@ -163,10 +216,18 @@ def _dict(values: dict, name: str) -> dict:
 
 def _number(values: dict, name: str) -> float | None:
     value = values.get(name)
+    return value if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
+        return False
     # Beyond 1e300 an integer may have no float, and a float no room for the margins of a chart.
-    return value if math.isfinite(value) and abs(value) < 1e300 else None
+    return abs(value) < 1e300
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
 
 
 def _moment(values: dict, name: str) -> datetime | None:

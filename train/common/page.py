@@ -98,6 +98,15 @@ def picture(path: Path, alt: str) -> str | None:
     return f"<picture>{still}{element}</picture>"
 
 
+def aspect(path: Path) -> float:
+    """Width over height of the picture at `path`; 1 if it is broken or gone."""
+    try:
+        with Image.open(path) as image:
+            return image.width / image.height
+    except Exception:
+        return 1.0
+
+
 def _encoded(image: Image.Image, kind: str) -> bytes:
     encoded = io.BytesIO()
     image.convert("RGB").save(encoded, kind, quality=80)
@@ -172,6 +181,7 @@ code, .kind { font-family: var(--mono); font-size: .875em; }
 .pair img, .wide img { width: 100%; }
 .animation { image-rendering: pixelated; }
 .wide { margin-top: 1.75rem; }
+.pair.wide > :only-child { max-width: 44rem; }
 .film { display: flex; gap: .9rem; margin-top: 1.75rem; padding-bottom: .8rem; overflow-x: auto;
   scroll-snap-type: x proximity; }
 .film figure { flex: 0 0 9.5rem; scroll-snap-align: start; }

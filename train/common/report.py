@@ -1,6 +1,6 @@
 """One web page about a run, for a person: pictures, curves, speed, settings, and what to do next.
 
-It is a function of the run folder alone, finished or not, and says what is not there yet.
+It is a function of the run folder, finished or not, and of the samples of a run to compare it with; it says what is not there yet.
 """
 
 import itertools
@@ -8,15 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from train.common import charts, history, page
+from train.common import album, charts, findings, history, page
 from train.common.files import write_atomically
 from train.common.history import Run, Session
-from train.common.pictures import evenly
-
-HISTORY = 12
-"""Sample grids shown at most beside the newest one."""
 
 SESSIONS = 6
 """Sessions listed at most, the last ones."""
@@ -26,8 +20,8 @@ def write_report(run_dir: Path) -> Path:
     """Writes report.html into the run folder and returns its path.
 
     The page needs no network and no other file: it can be sent or moved. Everything it shows is read from `run_dir`:
-    config.json, metrics.jsonl, sessions.jsonl, samples/, and the names in checkpoints/. Missing or broken files make
-    gaps in the page, not errors.
+    config.json, metrics.jsonl, statistics.json, evaluations.json, sessions.jsonl, samples/, and the names in checkpoints/;
+    and from samples/ of the run that the flag `beside` names. Missing or broken files make gaps in the page, not errors.
 
     Raises:
         OSError: the page could not be written; an earlier one is still there.
@@ -41,8 +35,8 @@ def render(run: Run) -> str:
     """The whole page, as HTML."""
     return page.document(
         f"{run.folder.name}, step {run.last_step:,}",
-        f"<header>{_header(run)}</header>\n<main>{_samples(run)}\n{_curves(run)}\n{_speed(run)}\n{_settings(run)}\n"
-        f"{_commands(run)}</main>",
+        f"<header>{_header(run)}</header>\n<main>{album.samples(run)}\n{findings.evaluations(run)}\n"
+        f"{findings.curves(run)}\n{findings.statistics(run)}\n{_speed(run)}\n{_settings(run)}\n{_commands(run)}</main>",
     )
 
 
@@ -91,65 +85,6 @@ def _tiles(run: Run) -> Iterator[str]:
 
 def _tile(name: str, value: str, more: str) -> str:
     return f"<div><dt>{page.escape(name)}</dt><dd>{page.escape(value)}<small>{page.escape(more)}</small></dd></div>"
-
-
-def _samples(run: Run) -> str:
-    others = dict(run.pictures)
-    final, film, strip = (others.pop(name, None) for name in ("final.png", "denoising.gif", "denoising.png"))
-    grids = list(run.grids.items())
-    large = []
-    if final:
-        large.append(_figure(final, "Final samples"))
-    elif grids:
-        step, newest = grids.pop()
-        large.append(_figure(newest, f"Samples at step {step:,}"))
-    if film:
-        large.append(_figure(film, "The same model at work: from noise to pictures"))
-    body = f'<div class="pair">{"".join(large)}</div>' if large else page.missing("There are no samples yet.")
-    if strip:
-        body += f'<div class="wide">{_figure(strip, "Denoising, from left to right; one example per row")}</div>'
-    if grids:
-        chosen = (grids[i] for i in evenly(len(grids), HISTORY))
-        body += f'<div class="film">{"".join(_thumbnail(step, path) for step, path in chosen)}</div>'
-        body += '<p class="note">Samples as training went on; a click enlarges one.</p>'
-    if others:
-        figures = (_figure(path, path.stem.replace("_", " ")) for path in others.values())
-        body += f'<div class="pair wide">{"".join(figures)}</div>'
-    return page.section("samples", "Samples", body)
-
-
-def _figure(path: Path, caption: str) -> str:
-    shown = page.picture(path, caption) or _unshown(path)
-    return f"<figure>{shown}<figcaption>{page.escape(caption)}</figcaption></figure>"
-
-
-def _thumbnail(step: int, path: Path) -> str:
-    shown = page.picture(path, f"Samples at step {step:,}") or _unshown(path)
-    return (
-        f'<figure id="step-{step}"><a href="#step-{step}">{shown}</a><figcaption>step {step:,}</figcaption>'
-        f'<a class="close" href="#samples" aria-label="back"></a></figure>'
-    )
-
-
-def _unshown(path: Path) -> str:
-    return page.missing(f"{path.parent.name}/{path.name} is unreadable, or too large to embed here.")
-
-
-def _curves(run: Run) -> str:
-    if not run.metrics:
-        return page.section("curves", "Curves", page.missing("metrics.jsonl holds no numbers yet."))
-    resumed = [step for session in run.sessions if (step := session.first_step)]
-    figures = "".join(_chart(name, *curve, resumed) for name, curve in run.metrics.items())
-    note = "Over optimiser steps; the strong line is a moving average."
-    if resumed:
-        note += " Dotted: a session went on from there."
-    return page.section("curves", "Curves", f'<div class="charts">{figures}</div><p class="note">{note}</p>')
-
-
-def _chart(name: str, steps: np.ndarray, values: np.ndarray, resumed: list[float]) -> str:
-    now = charts.number(charts.smooth(values)[-1])
-    caption = f"<figcaption><b>{page.escape(name)}</b><output>{now}</output></figcaption>"
-    return f'<figure class="chart">{caption}{charts.line_chart(name, steps, values, resumed)}</figure>'
 
 
 def _speed(run: Run) -> str:
@@ -210,6 +145,8 @@ def _commands(run: Run) -> str:
         commands.append((f"Go on: the same command again{same}", command))
     elif run.total_steps:
         commands.append((f"Train on, to twice as many steps{same}", f"{command} --steps {2 * run.total_steps}"))
+    if _status(run)[0] == "finished" and findings.has_tug(run) and run.last_step not in findings.evaluated_steps(run):
+        commands.append(("Estimate the likelihood", f"python -m train.evaluate {folder}"))
     if run.checkpoints:
         drawn = f"python -m train.sample {folder} --num 64"
         if "denoising.gif" in run.pictures:

@@ -50,6 +50,29 @@ def test_a_broken_configuration_is_an_empty_one(tmp_path, content):
     assert (run.config, run.data, run.flags, run.total_steps) == ({}, {}, {}, None)
 
 
+def test_evaluations_ascend_in_their_steps_and_those_of_one_step_stay_in_their_order(tmp_path):
+    estimates = {"nll": {"mean": 86.1, "standard_error": 0.2}, "broken": {"mean": None}}
+    entries = [{"step": step, "split": split, "estimates": estimates} for step, split in ((9, "a"), (3, "b"), (9, "c"))]
+    write(tmp_path / "evaluations.json", entries)
+    read = history.read(tmp_path).evaluations
+    assert [(evaluation.step, evaluation.split) for evaluation in read] == [(3, "b"), (9, "a"), (9, "c")]
+    assert read[0].estimates == {"nll": (86.1, 0.2)}
+    assert read[0].samples is None
+
+
+def test_a_statistic_that_is_no_vector_of_numbers_is_passed_over(tmp_path):
+    write(tmp_path / "statistics.json", '{"step": 40, "statistics": {"a": [1, 2.5], "b": [1, NaN], "c": [], "d": "x"}}')
+    run = history.read(tmp_path)
+    assert list(run.statistics) == ["a"]
+    np.testing.assert_array_equal(run.statistics["a"], [1, 2.5])
+    assert run.statistics_step == 40
+
+
+def test_a_number_too_large_for_any_float_is_none(tmp_path):
+    write(tmp_path / "metrics.jsonl", {"step": 1, "loss": 10**400}, {"step": 2, "loss": 1.0})
+    np.testing.assert_array_equal(history.read(tmp_path).metrics["loss"], [[2], [1.0]])
+
+
 def test_a_session_lasts_from_its_start_to_its_end_whatever_the_time_zone(tmp_path):
     write(
         tmp_path / "sessions.jsonl",

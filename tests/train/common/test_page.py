@@ -67,6 +67,12 @@ def test_a_broken_or_absent_picture_is_none(tmp_path, content):
     assert page.picture(tmp_path / "a.png", "a") is None
 
 
+def test_the_aspect_of_a_picture_is_its_width_over_its_height_and_1_where_there_is_none(tmp_path):
+    pictures.save_png(tmp_path / "a.png", np.zeros((2, 5, 1), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    assert [page.aspect(tmp_path / name) for name in ("a.png", "b.png", "absent.png")] == [2.5, 1, 1]
+
+
 def test_half_a_picture_is_none(tmp_path):
     for name in ("a.png", "a.gif"):
         noise = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), dtype=np.uint8))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from train.common import pictures
-from train.common.report import HISTORY, SESSIONS, write_report
+from train.common.album import HISTORY
+from train.common.report import SESSIONS, write_report
 
 NASTY = "<script>alert('x')</script>&\"quotes\""
 
@@ -41,6 +42,8 @@ def finished_run(tmp_path_factory):
     }  # fmt: skip
     later = session | {"first_step": 200, "last_step": 300, "outcome": "finished", "jax": "0.12.0"}
     rows(folder / "sessions.jsonl", session, later | {"peak_memory_bytes": 1.5 * 2**30})
+    rows(folder / "statistics.json", {"step": 300, "statistics": {}})
+    rows(folder / "evaluations.json", [])
     for step in (200, 300):
         (folder / "checkpoints" / str(step)).mkdir(parents=True)
     return folder
@@ -189,6 +192,36 @@ def test_the_command_to_go_on_is_the_one_that_was_typed(run):
     assert "".join(read(run)[0].find(".//pre").itertext()) == f"{typed} --steps 600"
 
 
+VARIATIONAL = [{"step": 10 * i, "loss": 30 / i + i, "kl": i, "reconstruction": 30 / i} for i in range(1, 31)]
+
+
+def test_an_evaluation_is_offered_once_to_a_finished_run_whose_loss_has_two_terms(run):
+    def offered():
+        return f"python -m train.evaluate {run}" in ["".join(pre.itertext()) for pre in read(run)[0].iter("pre")]
+
+    assert not offered()
+    rows(run / "metrics.jsonl", *VARIATIONAL)
+    assert offered()
+    estimates = {"nll": {"mean": 86.1, "standard_error": 0.2}}
+    (run / "evaluations.json").write_text(json.dumps([{"step": 200, "estimates": estimates}]))
+    assert offered()
+    (run / "evaluations.json").write_text(json.dumps([{"step": 300, "estimates": estimates}]))
+    assert not offered()
+    (run / "evaluations.json").unlink()
+    rows(run / "sessions.jsonl", {"last_step": 300, "outcome": "interrupted"})
+    assert not offered()
+
+
+def test_what_was_measured_has_sections_of_its_own_where_there_is_something(run):
+    def sections():
+        return [section.get("id") for section in read(run)[0].iter("section")]
+
+    assert sections() == ["samples", "curves", "speed", "settings", "next"]
+    (run / "statistics.json").write_text(json.dumps({"step": 300, "statistics": {"KL": [1.0, 0.5]}}))
+    (run / "evaluations.json").write_text(json.dumps([{"step": 300, "estimates": {"nll": {"mean": 1.0}}}]))
+    assert sections() == ["samples", "evaluation", "curves", "statistics", "speed", "settings", "next"]
+
+
 def test_the_curve_of_the_loss_comes_first(run):
     names = [
         figure.findtext("figcaption/b") for figure in read(run)[0].iter("figure") if figure.get("class") == "chart"
@@ -204,13 +237,25 @@ def test_text_from_the_folder_stays_text(run):
     rows(run / "sessions.jsonl", {"outcome": f"failed: {NASTY}", NASTY: NASTY, "command": NASTY, "last_step": 300})
     rows(run / "metrics.jsonl", {"step": 10, NASTY: 1.0})
     (run / "samples" / "a&b 'c'.png").write_bytes((run / "samples" / "denoising.png").read_bytes())
+    (run / "statistics.json").write_text(json.dumps({"statistics": {NASTY: [1.0]}}))
+    evaluation = {"split": NASTY, "step": 300, "estimates": {NASTY: {"mean": 1.0}}}
+    (run / "evaluations.json").write_text(json.dumps([evaluation]))
     root, text = read(run)
     assert_fetches_nothing(root)
-    assert text.count(NASTY) >= 9
+    assert text.count(NASTY) >= 12
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "metrics.jsonl", "sessions.jsonl", "samples/step_00000300.png", "samples/denoising.gif"]
+    "name",
+    [
+        "config.json",
+        "metrics.jsonl",
+        "sessions.jsonl",
+        "statistics.json",
+        "evaluations.json",
+        "samples/step_00000300.png",
+        "samples/denoising.gif",
+    ],
 )
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.9])
 def test_a_file_cut_off_anywhere_makes_a_gap_and_no_error(run, name, left):

@@ -1,0 +1,108 @@
+"""What was logged and measured of a run, as sections of its report."""
+
+import math
+
+import numpy as np
+
+from train.common import charts, page
+from train.common.history import Evaluation, Run
+
+ACTIVE = 0.01
+"""Nats of KL above which a latent dimension counts as active, by custom; Burda et al. 2016, arXiv:1509.00519, have the same number
+for the variance of the code's mean."""
+
+UNITS = {"nll": "NLL (nats)", "negative_elbo": "−ELBO (nats)", "bits_per_dim": "Bits per dimension"}
+"""Estimates by name; others are called as they are."""
+
+
+def curves(run: Run) -> str:
+    """A chart of every metric over the steps; of a reconstruction error and a KL also one against the other."""
+    if not run.metrics:
+        return page.section("curves", "Curves", page.missing("metrics.jsonl holds no numbers yet."))
+    resumed = [step for session in run.sessions if (step := session.first_step)]
+    figures = [_line(name, *curve, resumed) for name, curve in run.metrics.items()]
+    note = "Over optimiser steps; the strong line is a moving average."
+    if resumed:
+        note += " Dotted: a session went on from there."
+    if has_tug(run):
+        figures.append(_tug(run))
+        note += " Of reconstruction against kl: the way from the ring, after a fiftieth of the steps, to the dot; "
+        note += "along a faint line their sum is the same."
+    return page.section("curves", "Curves", f'<div class="charts">{"".join(figures)}</div><p class="note">{note}</p>')
+
+
+def has_tug(run: Run) -> bool:
+    """Whether the loss is the sum of a reconstruction error and a KL, logged at the same steps."""
+    return bool(_tug_steps(run).size)
+
+
+def statistics(run: Run) -> str:
+    """A bar chart of every vector; nothing if there is none."""
+    if not run.statistics:
+        return ""
+    figures = "".join(_bars(name, values) for name, values in run.statistics.items())
+    when = "" if run.statistics_step is None else f", at step {charts.number(run.statistics_step)}"
+    note = f"The largest first{when}; faint: at most {ACTIVE}."
+    return page.section("statistics", "Statistics", f'<div class="charts">{figures}</div><p class="note">{note}</p>')
+
+
+def evaluations(run: Run) -> str:
+    """A table of what was estimated, newest step last; nothing if nothing was."""
+    if not run.evaluations:
+        return ""
+    names = list(dict.fromkeys(name for evaluation in run.evaluations for name in evaluation.estimates))
+    heads = ["Step", "Split", "Images", "Samples per image", "Seed", *(UNITS.get(name, name) for name in names)]
+    table = page.table(heads, [_row(evaluation, names) for evaluation in run.evaluations])
+    return page.section(
+        "evaluation", "Evaluation", f'{table}<p class="note">Mean over the images ± standard error.</p>'
+    )
+
+
+def evaluated_steps(run: Run) -> set[float | None]:
+    """The steps at which something was estimated."""
+    return {evaluation.step for evaluation in run.evaluations}
+
+
+def with_error(mean: float, error: float | None) -> str:
+    """A mean and its standard error, with two digits of the latter: 86.10 ± 0.20."""
+    if error is None or error < 0:
+        return f"{mean:,.5g}"
+    if not 1e-9 < error < 1e9 or abs(mean) > 1e9:
+        return f"{mean:,.5g} ± {charts.number(error)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:,.{decimals}f} ± {error:,.{decimals}f}"
+
+
+def _row(evaluation: Evaluation, names: list[str]) -> list[str]:
+    counts = evaluation.num_images, evaluation.samples, evaluation.seed
+    step, *counts = ("" if count is None else charts.number(count) for count in (evaluation.step, *counts))
+    found = evaluation.estimates
+    return [step, evaluation.split, *counts, *(with_error(*found[name]) if name in found else "" for name in names)]
+
+
+def _line(name: str, steps: np.ndarray, values: np.ndarray, resumed: list[float]) -> str:
+    now = charts.number(charts.smooth(values)[-1])
+    return _chart(name, now, charts.line_chart(name, steps, values, resumed))
+
+
+def _bars(name: str, values: np.ndarray) -> str:
+    above = f"{np.sum(values > ACTIVE)} of {len(values)} above {ACTIVE}"
+    return _chart(name, above, charts.bar_chart(name, values, ACTIVE))
+
+
+def _tug(run: Run) -> str:
+    steps, title = _tug_steps(run), "reconstruction against kl"
+    x, y = (values[np.isin(at, steps)] for at, values in (run.metrics[name] for name in ("kl", "reconstruction")))
+    now = charts.number((charts.smooth(x) + charts.smooth(y))[-1])
+    return _chart(title, f"sum {now}", charts.path_chart(title, ("kl", "reconstruction"), steps, x, y))
+
+
+def _tug_steps(run: Run) -> np.ndarray:
+    if not {"kl", "reconstruction"} <= run.metrics.keys():
+        return np.zeros(0)
+    return np.intersect1d(run.metrics["kl"][0], run.metrics["reconstruction"][0])
+
+
+def _chart(name: str, told: str, svg: str) -> str:
+    caption = f"<figcaption><b>{page.escape(name)}</b><output>{page.escape(told)}</output></figcaption>"
+    return f'<figure class="chart">{caption}{svg}</figure>'
