@@ -35,13 +35,15 @@ def elbo(log_likelihood: Values, kl: Values, beta: float = 1.0) -> Values:
     return log_likelihood - beta * kl
 
 
-def free_bits(kl_per_dimension: Latents, least: float) -> Float[Array, ""]:
-    """A KL of which so many nats are free in each latent dimension, in nats, one for the batch: sum_j max(least, mean_i KL_ij).
+def free_bits(mean_kl: Float[Array, " d"], least: float) -> Float[Array, ""]:
+    """A KL of which so many nats are free in each latent dimension, in nats, one for the batch: sum_j max(least, KL_j).
 
-    Up to there no gradient presses a dimension to zero. The mean over examples is taken first, as in Kingma et al. 2016,
-    arXiv:1606.04934, eq. 15, so the maximum is over what a dimension carries on average. With least = 0 it is the mean KL.
+    Up to there no gradient presses a dimension to zero. With least = 0 it is the KL itself. Kingma et al. 2016, arXiv:1606.04934, eq. 15.
+
+    Args:
+        mean_kl: each latent dimension's KL, averaged over the batch: what it carries on average, not for one example.
     """
-    return jnp.maximum(kl_per_dimension.mean(axis=0), least).sum()
+    return jnp.maximum(mean_kl, least).sum()
 
 
 def kl_to_class_prior(mean: Latents, logvar: Latents, class_mean: Latents) -> Values:

@@ -1,13 +1,15 @@
-"""Draw images with a trained model: python -m train.sample RUN --num 64 --sampler ddim --steps 50"""
+"""Draw images with a trained model: python -m train.sample RUN --num 64"""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
+from train import trained
 from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError
@@ -22,9 +24,11 @@ class Options:
     num: int = 64
     """Number of images."""
     sampler: Literal["ancestral", "ddim"] | None = None
-    """How to draw. Default: as the run was configured."""
+    """ddpm: how to draw. Default: as the run was configured."""
     steps: int | None = None
-    """Steps of the sampler. Default: as the run was configured."""
+    """ddpm: steps of the sampler. Default: as the run was configured."""
+    label: int | None = None
+    """cvae: the class to draw. Default: all, in turn."""
     seed: int = 0
     """Another seed gives other images."""
     batch_size: int = 256
@@ -43,13 +47,13 @@ def sample(options: Options) -> list[Path]:
     """Draw the images and write them; returns what was written.
 
     Raises:
-        UserError: if the folder is no run, the run has no sound checkpoint, or the sampler cannot be as asked.
+        UserError: if the folder is no run, the run has no sound checkpoint, or its model cannot draw as asked.
     """
     for name in ("num", "batch_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     description = configuration.read(options.run)
-    recipe = _recipe(description, options)
+    recipe = trained.recipe(options.run, description, _change(description, options))
 
     from train.common import devices
 
@@ -59,26 +63,23 @@ def sample(options: Options) -> list[Path]:
     import jax
     import numpy as np
 
-    from train.common import checkpoint, gallery, parallel, pictures
+    from train.common import gallery, pictures
     from train.common.recipe import root_key
 
-    restored = checkpoint.read(options.run / "checkpoints", jax.eval_shape(recipe.init, jax.random.key(0)))
-    if restored is None:
-        raise UserError(
-            f"{options.run} has no checkpoint yet; train it further with python -m train.{description['recipe']}"
-        )
-    state, key = parallel.place(restored.state, on), root_key(options.seed, "sample")
-    draw = gallery.drawer(recipe.sample, on)
+    state, step = trained.restore(options.run, description, recipe, on)
+    draw, key = gallery.drawer(recipe.sample, on), root_key(options.seed, "sample")
     size = min(options.num, options.batch_size)
-    batch = {"image": np.zeros((size, *description["data"]["shape"]), np.uint8), "label": np.zeros(size, np.int32)}
-    num_batches = -(-options.num // size)
-    images = [
-        draw(state, batch, jax.random.fold_in(key, i)) for i in tqdm(range(num_batches), unit="batch", disable=None)
-    ]
+    blank = np.zeros((size, *description["data"]["shape"]), np.uint8)
+    classes = max(1, description["data"]["num_classes"])
+    images = []
+    for i in tqdm(range(-(-options.num // size)), unit="batch", disable=None):
+        labels = (i * size + np.arange(size)) % classes if options.label is None else np.full(size, options.label)
+        batch = {"image": blank, "label": labels.astype(np.int32)}
+        images.append(draw(state, batch, jax.random.fold_in(key, i)))
     images = pictures.to_uint8(np.concatenate(images)[: options.num])
 
     out = options.out or options.run / "samples"
-    text = {"run": str(options.run), "step": str(restored.step), "seed": str(options.seed)}
+    text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}
     if options.separate:
         written = [out / f"sample_{i:05d}.png" for i in range(len(images))]
         for path, image in zip(written, images, strict=True):
@@ -89,25 +90,32 @@ def sample(options: Options) -> list[Path]:
     return written
 
 
-def _recipe(description, options):
-    """The recipe of the run, drawing as the options say."""
-    match description["recipe"]:
-        case "ddpm":
-            from train import ddpm
+def _change(description: dict, options: Options) -> Callable[[Any], Any]:
+    """What the options change in the run's configuration; a UserError for those that its model does not have."""
+    name, classes = description["recipe"], description["data"]["num_classes"]
+    if name != "ddpm" and (options.sampler, options.steps) != (None, None):
+        raise UserError(f"--sampler and --steps are for runs of train.ddpm; {options.run} is one of train.{name}")
+    if options.label is not None and name != "cvae":
+        raise UserError(
+            f"--label is for runs of train.cvae; {options.run} is one of train.{name}, which knows no labels"
+        )
+    if options.label is not None and not 0 <= options.label < classes:
+        raise UserError(
+            f"--label must lie between 0 and {classes - 1}, the classes of {description['data']['name']}; "
+            f"got {options.label}"
+        )
+    if name != "ddpm":
+        return lambda config: config
 
-            config = configuration.dataclass_from(ddpm.Config, description["config"])
-            if options.steps is not None and not 1 <= options.steps <= config.num_timesteps:
-                raise UserError(
-                    f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {options.steps}"
-                )
-            config = replace(
-                config,
-                sampler=options.sampler or config.sampler,
-                sample_steps=config.sample_steps if options.steps is None else options.steps,
+    def drawing_so(config):
+        if options.steps is not None and not 1 <= options.steps <= config.num_timesteps:
+            raise UserError(
+                f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {options.steps}"
             )
-            return ddpm.recipe(config, tuple(description["data"]["shape"]))
-        case other:
-            raise UserError(f"{options.run} is a run of train.{other}, which this version cannot draw from")
+        steps = config.sample_steps if options.steps is None else options.steps
+        return replace(config, sampler=options.sampler or config.sampler, sample_steps=steps)
+
+    return drawing_so
 
 
 def main(options: Options) -> int:

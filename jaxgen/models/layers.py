@@ -42,6 +42,21 @@ def timestep_embedding(t, dim):
     return jnp.pad(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1), ((0, 0), (0, dim % 2)))
 
 
+def smallest_size(size, levels):
+    """Height and width after levels - 1 halvings of ``size``, (height, width).
+
+    Raises:
+        ValueError: if they cannot be halved so often.
+    """
+    multiple = 2 ** (levels - 1)
+    if any(side % multiple for side in size):
+        raise ValueError(
+            f"images of height x width {size[0]}x{size[1]} do not fit {levels} levels: both must be multiples of {multiple}; "
+            "resize the images or pass fewer multipliers"
+        )
+    return size[0] // multiple, size[1] // multiple
+
+
 def fold_in(keys, index):
     """One key per example, (b,) -> (b,), for the draw numbered ``index``; None stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

@@ -14,6 +14,7 @@ from jaxgen.models.layers import (
     SelfAttention,
     fold_in,
     glorot,
+    smallest_size,
     timestep_embedding,
     zeros,
 )
@@ -56,7 +57,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, t, keys=None):
-        _check_size(x.shape[1:3], len(self.multipliers))
+        smallest_size(x.shape[1:3], len(self.multipliers))
         dtype, groups = self.dtype, self.groups
         channels = [self.width * multiplier for multiplier in self.multipliers]
         numbers = itertools.count()
@@ -98,12 +99,3 @@ class UNet(nn.Module):
 
         h = GroupNorm(groups, silu=True, dtype=dtype, name="norm_out")(h)
         return Conv3x3(self.out_channels, kernel_init=zeros, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
-
-
-def _check_size(size, levels):
-    multiple = 2 ** (levels - 1)
-    if any(side % multiple for side in size):
-        raise ValueError(
-            f"images of height x width {size[0]}x{size[1]} do not fit {levels} levels: both must be multiples of {multiple}; "
-            "resize the images or pass fewer multipliers"
-        )

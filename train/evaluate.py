@@ -1,0 +1,162 @@
+"""How well a trained model predicts images it has not seen: python -m train.evaluate RUN --samples 5000
+
+For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. Stopped, the same command goes on.
+"""
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from train import trained
+from train.common import command
+from train.common import config as configuration
+from train.common.errors import UserError
+from train.common.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run, on which images, how exactly."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    samples: int = 5000
+    """Importance samples per image: more come closer to log p(x), from below."""
+    split: str = "test"
+    """Images to evaluate on."""
+    num: int | None = None
+    """Only the first so many of them."""
+    seed: int = 0
+    """Of the samples, and of the binarisation where there is one."""
+    batch_size: int = 100
+    """Images evaluated at a time; what is drawn for an image depends on the seed and on this number."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets keeps its data. Default: where the run found its own."""
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to compute."""
+    devices: int | None = None
+    """Devices to use."""
+
+
+def evaluate(options: Options) -> dict:
+    """The estimates' means over images and their standard errors; also written to RUN/evaluations.json and into the report.
+
+    Raises:
+        UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood, or there are no such images.
+    """
+    for name in ("samples", "batch_size", "num"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+    description = configuration.read(options.run)
+    recipe = trained.recipe(options.run, description)
+    if recipe.evaluate is None:
+        raise UserError(f"{options.run} is a run of train.{description['recipe']}, which has no likelihood to evaluate")
+
+    from train.common import devices
+
+    on = devices.select(options.accelerator, options.devices)
+    devices.use_compilation_cache()
+
+    import jax
+    import numpy as np
+
+    from jaxgen import likelihoods
+    from train.common import data, gallery
+    from train.common.checkpoint import fingerprint
+    from train.common.recipe import root_key
+    from train.common.report import write_report
+
+    job = description["config"]["job"]
+    source = data.load(
+        job["dataset"],
+        data_dir=options.data_dir or job["data_dir"],
+        image_size=job["image_size"],
+        split=options.split,
+    )
+    if list(source.shape) != description["data"]["shape"]:
+        raise UserError(f"the images of {options.split} are {source.shape}, the run's {description['data']['shape']}")
+    state, step = trained.restore(options.run, description, recipe, on)
+    num = min(options.num or len(source), len(source))
+    about = {
+        **{
+            name: value for name, value in asdict(options).items() if name in ("samples", "split", "seed", "batch_size")
+        },
+        "num_images": num,
+        "step": step,
+    }
+    exact = {"data": source.fingerprint, "parameters": fingerprint(state.ema, {})[:16]}
+    name = "-".join(str(value) for value in about.values()).replace("/", "_")
+    partial = _Partial(options.run / "evaluations" / f"{name}.jsonl", about | exact)
+
+    draw = gallery.drawer(lambda *arguments: recipe.evaluate(*arguments, options.samples), on)
+    size, key = min(options.batch_size, num), root_key(options.seed, "evaluate")
+    batches = range(-(-num // size))
+    for i in tqdm(batches[len(partial.rows) :], initial=len(partial.rows), total=len(batches), unit="batch"):
+        rows = np.resize(np.arange(i * size, min((i + 1) * size, num)), size)  # one shape for all batches
+        estimates = draw(state, source.rows(rows), jax.random.fold_in(key, i))
+        partial.add({name: values[: num - i * size].tolist() for name, values in estimates.items()})
+
+    columns = {name: np.concatenate([row[name] for row in partial.rows]) for name in partial.rows[0]}
+    columns["bits_per_dim"] = likelihoods.bits_per_dim(columns["nll"], math.prod(source.shape))
+    means = {name: _mean(values) for name, values in columns.items()}
+    _enter(options.run / "evaluations.json", {**about, "estimates": means})
+    write_report(options.run)
+    return means
+
+
+class _Partial:
+    """Rows of results in a file, each written as soon as it is known; those of an earlier attempt are kept."""
+
+    def __init__(self, path: Path, header: dict):
+        self.rows, self._path = [], path
+        path.parent.mkdir(exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        for line in lines:
+            try:
+                self.rows.append(json.loads(line))
+            except ValueError:  # cut off in the middle
+                break
+        if self.rows and self.rows[0] != header:
+            raise UserError(f"{path} was made from other parameters or images; move it away to evaluate anew")
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows or [header]).encode())
+        self.rows = self.rows[1:]
+
+    def add(self, row: dict) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+
+
+def _mean(values) -> dict:
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return {"mean": float(values.mean()), "standard_error": float(error)}
+
+
+def _enter(path: Path, entry: dict) -> None:
+    """Put the entry into the list in this file, in place of one of the same settings."""
+    try:
+        entries = json.loads(path.read_text()) if path.exists() else []
+    except ValueError:
+        raise UserError(f"{path} cannot be read; move it away and run the same command again") from None
+    entries = [e for e in entries if {**e, "estimates": None} != {**entry, "estimates": None}]
+    entries = sorted([*entries, entry], key=lambda e: e["step"])
+    write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
+
+
+def main(options: Options) -> int:
+    """Evaluate, and say the result."""
+    for name, value in evaluate(options).items():
+        print(f"{name:14} {value['mean']:.4f} +- {value['standard_error']:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__)
+    sys.exit(command.reporting_errors(lambda: main(options)))
