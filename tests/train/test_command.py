@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.train.tiny import DDPM_FLAGS
+from tests.train.tiny import DDPM_FLAGS, VAE_FLAGS
 
 ROOT = Path(__file__).parents[2]
 CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
@@ -183,6 +183,21 @@ def test_a_run_that_lost_its_checkpoints_stops_and_overwrites_nothing(finished, 
     assert status == 1
     assert "had a checkpoint of step 12, and now has none that is whole" in err
     assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_a_run_in_strides_ends_with_the_same_bits_wherever_it_was_cut(tmp_path):
+    def train(name, *flags):
+        status, _, err = run("train.vae", "--run", tmp_path / name, *VAE_FLAGS, *flags, cwd=tmp_path)
+        assert status == 0, err
+        return tmp_path / name
+
+    straight = train("straight", "--steps", 150)
+    assert committed(straight) == [150]
+    for steps in (37, 100, 150):
+        cut = train("cut", "--steps", steps, "--checkpoint-every", 45)
+    assert result(cut) == result(straight)
+    assert [row["step"] for row in map(json.loads, (cut / "metrics.jsonl").open())] == list(range(2, 151, 2))
 
 
 @pytest.mark.slow

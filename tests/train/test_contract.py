@@ -20,7 +20,7 @@ class Model:
     def __init__(self, name):
         self.config, make = RECIPES[name]
         self.traces = 0
-        built = make(self.config, SOURCE.shape)
+        built = make(self.config, SOURCE.shape, SOURCE.num_classes)
 
         def step(state, batch, key):
             self.traces += 1
@@ -97,6 +97,28 @@ def test_a_state_trained_on_8_devices_goes_on_on_1_and_the_reverse(model):
         state, _ = model.train(4, before)
         moved = parallel.place(parallel.local(state), jax.devices()[:after])
         np.testing.assert_allclose(losses(model.train(4, after, state=moved)[1]), straight[4:], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_strides_take_the_same_steps_whatever_their_length_and_a_loop_ends_with_the_same_bits(model):
+    on = jax.devices()[:2]
+
+    def train(ends):
+        start, common = model.start(on), {"longest": 4, "batch_size": 16, "seed": 0, "on": on}
+        fold = list(loop.strides(model.recipe, start, SOURCE, ends, **common))
+        counts = np.diff([0, *ends])
+        history = [
+            {name: values[i] for name, values in metrics.items()}
+            for count, (_, metrics) in zip(counts, fold, strict=True)
+            for i in range(count)
+        ]
+        return fold[-1][0], losses(history)
+
+    (first, first_losses), (second, second_losses) = train([1, 5, 7]), train([2, 3, 7])
+    assert fingerprint(first, {}) == fingerprint(second, {})
+    np.testing.assert_array_equal(first_losses, second_losses)
+    assert int(first.step) == 7
+    np.testing.assert_allclose(first_losses, losses(model.train(7, devices=2)[1]), rtol=1e-4)
 
 
 def test_samples_are_images_one_per_row_and_the_same_on_8_devices(model):

@@ -1,9 +1,17 @@
 """Recipes small enough to compile and train in seconds; every recipe's contract is tested on these."""
 
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
-from train import ddpm
+import jax
+import numpy as np
+
+from train import ae, cvae, ddpm, vae
+from train.common import config, data
+from train.common.checkpoint import Checkpoints
 from train.common.config import Job
+from train.common.recipe import State
 
 JOB = Job(dataset="digits", steps=8, batch_size=16, checkpoint_every=3, sample_every=100, log_every=2, num_samples=4)
 
@@ -40,5 +48,44 @@ DDPM_FLAGS = [
     *("--accelerator", "cpu"),
 ]
 
-RECIPES = {"ddpm": (DDPM, ddpm.recipe)}
-"""Name -> configuration, recipe(config, image_shape)."""
+NETWORK = vae.Network(latent_dim=2, hidden=(16,))
+CONVOLUTIONS = vae.Network(architecture="conv", latent_dim=3, width=4, multipliers=(1, 2), blocks=0, groups=2)
+ADAM = vae.Optimizer(learning_rate=5e-3, warmup_steps=4)
+AE = ae.Config(job=JOB, network=NETWORK, optimizer=ADAM)
+VAE = vae.Config(job=JOB, network=NETWORK, optimizer=ADAM)
+VAE_FLAGS = [
+    *("--latent-dim", "2", "--hidden", "16", "--learning-rate", "5e-3", "--warmup-steps", "4"),
+    *("--batch-size", "16", "--log-every", "2", "--num-samples", "4", "--accelerator", "cpu"),
+]
+CONV_VAE = vae.Config(job=JOB, network=CONVOLUTIONS, likelihood="gaussian", optimizer=ADAM)
+CVAE = cvae.Config(job=JOB, network=NETWORK, optimizer=ADAM)
+
+RECIPES = {
+    "ddpm": (DDPM, ddpm.recipe),
+    "ae": (AE, ae.recipe),
+    "vae": (VAE, vae.recipe),
+    "conv_vae": (CONV_VAE, vae.recipe),
+    "cvae": (CVAE, cvae.recipe),
+}
+"""Name -> configuration, recipe(config, image_shape, num_classes)."""
+
+
+def save_run(folder: Path, name: str, seed: int = 0, step: int = 7) -> State:
+    """Make the folder a run of this recipe on digits, with a checkpoint of this step, whose parameters are noise; returns its state."""
+    settings, make = RECIPES[name]
+    source = data.load("digits")
+    shapes = jax.eval_shape(make(settings, source.shape, source.num_classes).init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def noise(leaf):
+        return (0.2 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt)
+    params, ema = (jax.tree.map(noise, tree) for tree in (shapes.params, shapes.ema))
+    state = State(np.int32(step), params, ema, opt, jax.random.key(seed))
+    about = {"name": "digits", "num_examples": len(source), "shape": source.shape, "num_classes": source.num_classes}
+    module = make.__module__.removeprefix("train.")
+    config.write(folder, config.describe(module, settings, {**about, "fingerprint": source.fingerprint}))
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        checkpoints.save(step, state, {"pending": []})
+    return state
