@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,14 +137,25 @@ def dataclass_from(cls: type, values: dict) -> Any:
 
 def _differences(before: dict, now: dict, config: Any) -> list[str]:
     """What a resumed run must share with the one before and does not, in words."""
-    locked = [(("config", "job", f.name), _flag(f)) for f in dataclasses.fields(config.job) if not f.metadata]
-    locked += [(("config", f.name), _flag(f)) for f in dataclasses.fields(config) if f.name != "job" and not f.metadata]
+    # A field that an earlier version did not have yet had the value that is its default now.
+    before = describe(before["recipe"], dataclass_from(type(config), before["config"]), before["data"])
+    locked = list(_locked(config, ("config",)))
     locked += [(("data", name), f"the data's {name}") for name in now["data"]]
     return [
         f"{name} was {_at(before, path)!r} and is now {_at(now, path)!r}"
         for path, name in locked
         if _at(before, path) != _at(now, path)
     ]
+
+
+def _locked(config: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where each field is that must not change, and its flag."""
+    for field in dataclasses.fields(config):
+        value, where = getattr(config, field.name), (*path, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _locked(value, where)
+        elif not field.metadata:
+            yield where, _flag(field)
 
 
 def _flag(field: dataclasses.Field) -> str:

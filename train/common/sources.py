@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -110,4 +111,5 @@ def resized(images: np.ndarray, size: int | None) -> np.ndarray:
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """`items`, with a progress bar once they have taken more than a second."""
     bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    return tqdm(items, what, total, leave=False, delay=1, bar_format=bar)
+    interval = 0.1 if sys.stderr.isatty() else 20
+    return tqdm(items, what, total, leave=False, delay=1, mininterval=interval, bar_format=bar)
