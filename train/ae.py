@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from train.common.config import Job
-from train.common.errors import check_ranges
+from train.common.errors import UserError, check_ranges
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,12 @@ def check_common(network: Network, optimizer: Optimizer) -> None:
     Raises:
         UserError: if they cannot.
     """
+    if not network.multipliers:
+        raise UserError("--multipliers must name at least one level, such as 1 2 2")
+    if 0 < optimizer.decay_steps <= optimizer.warmup_steps:
+        raise UserError(
+            f"--decay-steps must be more than the {optimizer.warmup_steps} --warmup-steps; got {optimizer.decay_steps}"
+        )
     check_ranges(
         ("latent-dim", network.latent_dim, 1, math.inf),
         *(("hidden", size, 1, math.inf) for size in network.hidden),

@@ -95,7 +95,9 @@ def evaluate(options: Options) -> dict:
     name = "-".join(str(value) for value in about.values()).replace("/", "_")
     partial = _Partial(options.run / "evaluations" / f"{name}.jsonl", about | exact)
 
-    draw = gallery.drawer(lambda *arguments: recipe.evaluate(*arguments, options.samples), on)
+    draw = gallery.drawer(
+        lambda *arguments: recipe.evaluate(*arguments, options.samples), on, convolutions=recipe.convolutions
+    )
     size, key = min(options.batch_size, num), root_key(options.seed, "evaluate")
     batches = range(-(-num // size))
     for i in tqdm(batches[len(partial.rows) :], initial=len(partial.rows), total=len(batches), unit="batch"):
@@ -143,10 +145,10 @@ def _enter(path: Path, entry: dict) -> None:
     """Put the entry into the list in this file, in place of one of the same settings."""
     try:
         entries = json.loads(path.read_text()) if path.exists() else []
-    except ValueError:
-        raise UserError(f"{path} cannot be read; move it away and run the same command again") from None
-    entries = [e for e in entries if {**e, "estimates": None} != {**entry, "estimates": None}]
-    entries = sorted([*entries, entry], key=lambda e: e["step"])
+        entries = [e for e in entries if {**e, "estimates": None} != {**entry, "estimates": None}]
+        entries = sorted([*entries, entry], key=lambda e: e["step"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged; move it away and run the same command again") from None
     write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
 
 

@@ -37,6 +37,31 @@ def test_kl_equals_its_integral():
     np.testing.assert_allclose(gaussian.kl(MEAN_P, LOGVAR_P, MEAN_Q, LOGVAR_Q), expected, rtol=1e-9)
 
 
+def test_the_gradient_of_kl_is_that_of_its_integral():
+    arguments = [float(a[0, 0]) for a in (MEAN_P, LOGVAR_P, MEAN_Q, LOGVAR_Q)]
+
+    def integral(mp, lp, mq, lq):
+        return kl_by_quadrature(normal(mp, lp), normal(mq, lq))
+
+    for i in range(4):
+        gradient = jax.grad(lambda *a: gaussian.kl(*(v.reshape(1, 1) for v in a)).sum(), argnums=i)(
+            *map(jnp.float64, arguments)
+        )
+        above, below = ([*arguments[:i], arguments[i] + h, *arguments[i + 1 :]] for h in (1e-4, -1e-4))
+        np.testing.assert_allclose(gradient, (integral(*above) - integral(*below)) / 2e-4, rtol=1e-6)
+
+
+def test_the_gradient_of_log_prob_is_the_derivative_of_scipys_log_density():
+    x = jnp.array([[0.4, -1.2], [1.0, 3.0]])
+    for i in range(3):
+        gradient = jax.grad(lambda *a: gaussian.log_prob(*a).sum(), argnums=i)(x, MEAN_P, LOGVAR_P)
+        above, below = (
+            [a + h * (j == i) for j, a in enumerate((np.asarray(x), MEAN_P, LOGVAR_P))] for h in (1e-5, -1e-5)
+        )
+        difference = normal(*above[1:]).logpdf(above[0]) - normal(*below[1:]).logpdf(below[0])
+        np.testing.assert_allclose(gradient, difference / 2e-5, rtol=1e-7, atol=1e-8)
+
+
 def test_kl_of_a_gaussian_with_itself_is_zero_and_stationary():
     np.testing.assert_array_equal(gaussian.kl(MEAN_P, LOGVAR_P, MEAN_P, LOGVAR_P), 0.0)
     for argument in range(4):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from scipy import special
 
 from train import ae, cvae, ddpm, vae
-from train.common import config, data
+from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
 from train.common.recipe import State
@@ -70,22 +71,57 @@ RECIPES = {
 """Name -> configuration, recipe(config, image_shape, num_classes)."""
 
 
-def save_run(folder: Path, name: str, seed: int = 0, step: int = 7) -> State:
+SHAPE = (2, 3, 1)
+"""Images small enough to compute by hand what a model of them does."""
+
+
+def batch_of(num, shape=SHAPE, seed=0):
+    image = np.random.default_rng(seed).integers(0, 256, (num, *shape), dtype=np.uint8)
+    image[0].flat[:2] = 0, 255  # the outermost levels are special
+    return {"image": image, "label": np.zeros(num, np.int32)}
+
+
+def state_of(recipe, seed, scale=0.4):
+    """A state with parameters of this size, nowhere zero, its moving average the same."""
+    shapes, rng = jax.eval_shape(recipe.init, jax.random.key(0)), np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32), shapes.params)
+    opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt)
+    return State(np.int32(0), params, params, opt, jax.random.key(seed))
+
+
+def step(recipe, state, batch, key, devices=1, wanted=lambda state, metrics: metrics):
+    """What is wanted of the state and the metrics after a step."""
+    on = jax.devices()[:devices]
+    program = parallel.parallelize(
+        lambda *arguments: wanted(*recipe.step(*arguments)), on, rows=(False, True, False), convolutions=False
+    )
+    return jax.device_get(program(parallel.place(state, on), batch, parallel.place(key, on)))
+
+
+def draw(function, state, batch, key, devices=1):
+    on = jax.devices()[:devices]
+    return gallery.drawer(function, on)(parallel.place(state, on), batch, key)
+
+
+def dense(params, x):
+    return x @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+
+
+def perceptron(params, last, x):
+    """The network with one hidden layer, in float64."""
+    h = dense(params["hidden"]["dense0"], x)
+    return dense(params[last], h * special.expit(h))
+
+
+def save_run(folder: Path, name: str, seed: int = 0, number: int = 7) -> State:
     """Make the folder a run of this recipe on digits, with a checkpoint of this step, whose parameters are noise; returns its state."""
     settings, make = RECIPES[name]
     source = data.load("digits")
-    shapes = jax.eval_shape(make(settings, source.shape, source.num_classes).init, jax.random.key(0))
-    rng = np.random.default_rng(seed)
-
-    def noise(leaf):
-        return (0.2 * rng.normal(size=leaf.shape)).astype(np.float32)
-
-    opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt)
-    params, ema = (jax.tree.map(noise, tree) for tree in (shapes.params, shapes.ema))
-    state = State(np.int32(step), params, ema, opt, jax.random.key(seed))
+    recipe = make(settings, source.shape, source.num_classes)
+    state = state_of(recipe, seed)._replace(step=np.int32(number))
     about = {"name": "digits", "num_examples": len(source), "shape": source.shape, "num_classes": source.num_classes}
     module = make.__module__.removeprefix("train.")
     config.write(folder, config.describe(module, settings, {**about, "fingerprint": source.fingerprint}))
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        checkpoints.save(step, state, {"pending": []})
+        checkpoints.save(number, state, {"pending": []})
     return state

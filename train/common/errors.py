@@ -1,5 +1,6 @@
 """The one exception that a person's mistake raises."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,11 +27,12 @@ def in_words() -> Iterator[None]:
 
 
 def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
-    """Nothing, if for each (flag, value, low, high) the value lies between low and high.
+    """Nothing, if for each (flag, value, low, high) the value is finite and lies between low and high, which may be infinite.
 
     Raises:
         UserError: for the first that does not.
     """
     for flag, value, low, high in ranges:
-        if not low <= value <= high:
-            raise UserError(f"--{flag} must lie between {low} and {high}; got {value}")
+        if not (low <= value <= high and math.isfinite(value)):
+            rule = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}, and finite"
+            raise UserError(f"--{flag} must {rule}; got {value}")

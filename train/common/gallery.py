@@ -14,14 +14,18 @@ from train.common.recipe import Recipe, State, root_key
 from train.common.sources import Images
 
 
-def drawer(function: Callable, on: Sequence[jax.Device], how: str = "pmap") -> Callable[[State, dict, jax.Array], Any]:
+def drawer(
+    function: Callable, on: Sequence[jax.Device], how: str = "pmap", convolutions: bool = True
+) -> Callable[[State, dict, jax.Array], Any]:
     """A recipe's ``sample``, or another function of (state, batch, key) to arrays with one row per row of the batch, run on this
     host's devices and brought to the host.
 
     Compiled once, for the shapes of the first call; any number of rows goes, rounded up to what the devices can share evenly.
     """
     here = [d for d in on if d.process_index == jax.process_index()]
-    program = parallel.parallelize(function, here, rows=(False, True, False), gather=True, how=how)
+    program = parallel.parallelize(
+        function, here, rows=(False, True, False), gather=True, convolutions=convolutions, how=how
+    )
 
     def draw(state, batch, key):
         num = len(next(iter(batch.values())))
@@ -44,6 +48,9 @@ class Gallery:
 
     def __init__(self, recipe: Recipe, source: Images, *, num: int, seed: int, on: Sequence[jax.Device], how: str):
         self._batch = source.rows(data.indices(seed, 0, num, len(source)))
+        here = sum(d.process_index == jax.process_index() for d in on)
+        # A picture of the few is whole only if the devices share them evenly.
+        self._few = np.resize(np.arange(num), max(here, min(num, pictures.EXAMPLES) // here * here))
         self._key = root_key(seed, "gallery")
         self._sample = drawer(recipe.sample, on, how)
         self._pictures = {name: drawer(function, on, how) for name, function in recipe.pictures.items()}
@@ -57,7 +64,7 @@ class Gallery:
 
     def draw_pictures(self, folder: Path, state: State) -> None:
         """Write the recipe's further pictures: NAME.png, and NAME.gif of those that have moments."""
-        few = {name: column[: pictures.EXAMPLES] for name, column in self._batch.items()}
+        few = {name: column[self._few] for name, column in self._batch.items()}
         for name, draw in self._pictures.items():
             images = pictures.to_uint8(draw(state, few, self._key))
             if images.ndim == 5:

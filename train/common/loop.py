@@ -108,8 +108,9 @@ def strides(
     run = parallel.parallelize(
         program, on, rows=(False, False, True, False), donate=True, convolutions=recipe.convolutions, how=how
     )
-    rows = np.zeros((batch_size // jax.process_count(), longest), np.int32)
     for end in ends:
+        # A new array each time: a CPU device reads it where it is, and may still be reading.
+        rows = np.zeros((batch_size // jax.process_count(), longest), np.int32)
         for i, number in enumerate(range(step, end)):
             rows[:, i] = _indices(source, seed, number, batch_size)
         state, metrics = run(state, table, rows, parallel.place(np.int32(end - step), on))

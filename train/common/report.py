@@ -146,7 +146,10 @@ def _commands(run: Run) -> str:
     elif run.total_steps:
         commands.append((f"Train on, to twice as many steps{same}", f"{command} --steps {2 * run.total_steps}"))
     if _status(run)[0] == "finished" and findings.has_tug(run) and run.last_step not in findings.evaluated_steps(run):
-        commands.append(("Estimate the likelihood", f"python -m train.evaluate {folder}"))
+        name = str(run.data.get("name", ""))
+        # Of these there is nothing that the model has not seen.
+        seen = " --split train" if name == "digits" or name.startswith("folder:") else ""
+        commands.append(("Estimate the likelihood", f"python -m train.evaluate {folder}{seen}"))
     if run.checkpoints:
         drawn = f"python -m train.sample {folder} --num 64"
         if "denoising.gif" in run.pictures:

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from train import ddpm
+from train import ae, cvae, ddpm, vae
 from train.common import config
 from train.common.errors import UserError
 
@@ -92,7 +92,33 @@ def test_a_folder_without_a_run_and_a_foreign_configuration_are_said(tmp_path, c
         config.read(tmp_path)
 
 
-@pytest.mark.parametrize("preset", ddpm.PRESETS.values(), ids=ddpm.PRESETS)
-def test_a_configuration_survives_its_file(preset):
+PRESETS = [(module, name) for module in (ae, cvae, ddpm, vae) for name in module.PRESETS]
+
+
+@pytest.mark.parametrize(("module", "name"), PRESETS, ids=[f"{m.__name__}-{name}" for m, name in PRESETS])
+def test_a_configuration_survives_its_file(module, name):
+    preset = module.PRESETS[name]
     values = json.loads(json.dumps(dataclasses.asdict(preset)))
-    assert config.dataclass_from(ddpm.Config, values) == preset
+    assert config.dataclass_from(module.Config, values) == preset
+
+
+@pytest.mark.parametrize("module", [ae, cvae, ddpm, vae])
+def test_a_presets_data_set_is_its_own_and_its_run_beside_another_is_a_default_folder(module):
+    for name, preset in module.PRESETS.items():
+        assert preset.job.dataset == (name if name != "*" else config.Job.dataset)
+        assert preset.job.beside in (None, f"runs/vae-{name}")
+
+
+def test_a_nested_setting_that_changed_is_named_alone(tmp_path):
+    before = dataclasses.replace(vae.DIGITS, network=dataclasses.replace(vae.DIGITS.network, latent_dim=3))
+    claim(tmp_path, before, recipe="vae")
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"settings: --latent-dim was 3 and is now 2\. Give"):
+        claim(tmp_path, vae.DIGITS, recipe="vae")
+
+
+def test_a_run_from_before_a_flag_existed_goes_on_with_its_default(run):
+    written = json.loads((run / "config.json").read_text())
+    del written["config"]["job"]["stride"]
+    (run / "config.json").write_text(json.dumps(written))
+    claim(run)

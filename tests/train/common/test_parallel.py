@@ -109,7 +109,19 @@ def test_a_batch_that_divides_is_accepted():
     parallel.check_divisible(24, 4)
 
 
-def test_compiler_options_are_known_to_this_compiler():
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_compiler_options_are_known_to_this_compiler(convolutions):
     program = jax.jit(lambda x: jnp.sin(x).sum()).lower(jnp.ones(4))
-    platform = jax.default_backend()
-    assert program.compile(parallel.compiler_options(platform) or None)(jnp.ones(4)) > 0
+    options = parallel.compiler_options(jax.default_backend(), convolutions)
+    assert program.compile(options or None)(jnp.ones(4)) > 0
+
+
+def test_there_are_none_off_the_cpu_and_none_for_a_version_that_was_not_tried(monkeypatch):
+    assert parallel.compiler_options("gpu") == parallel.compiler_options("tpu", convolutions=False) == {}
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    kept, without = (parallel.compiler_options("cpu", convolutions) for convolutions in (True, False))
+    assert kept.keys() == without.keys()
+    assert kept != without
+    for version in ((0, 7, 2), (0, 11, 0), (1, 10, 0)):
+        monkeypatch.setattr(jax, "__version_info__", version)
+        assert parallel.compiler_options("cpu") == {}

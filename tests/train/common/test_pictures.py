@@ -78,6 +78,12 @@ def test_grid_is_nearly_square_and_has_no_empty_cells_where_it_can(n, shape):
     assert (picture.shape[0] // 4, picture.shape[1] // 4) == shape
 
 
+@pytest.mark.parametrize(("w", "shape"), [(4, (6, 6)), (8, (6, 6)), (16, (12, 3)), (36, (18, 2)), (144, (36, 1))])
+def test_the_wider_the_images_the_fewer_stand_side_by_side(w, shape):
+    picture = pictures.grid(images(36, 4, w), pad=0, scale=1)
+    assert (picture.shape[0] // 4, picture.shape[1] // w) == shape
+
+
 @pytest.mark.parametrize(("n", "side"), [(64, 8), (64, 28), (64, 32), (16, 64), (1, 8), (36, 16)])
 def test_grid_is_large_enough_to_see_and_small_enough_for_a_page(n, side):
     assert 550 <= max(pictures.grid(images(n, side, side)).shape) <= 850

@@ -2,10 +2,12 @@ import itertools
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from train.common import recipe
-from train.common.recipe import example_keys, root_key
+from train.common import parallel, recipe
+from train.common.recipe import example_keys, mean_over_rows, root_key
 
 USES = typing.get_args(typing.get_type_hints(root_key)["use"])
 
@@ -38,3 +40,25 @@ def test_typed_keys_become_numbers_and_keys_again():
     numbers = recipe.without_keys(tree)
     assert numbers["key"].dtype == np.uint32
     assert data(recipe.with_keys(numbers, tree)["key"]) == data(tree["key"])
+
+
+def bent(w, x):
+    """A loss that is no mean over rows: a function, with corners, of a mean over rows."""
+    return jnp.maximum(mean_over_rows(jnp.sin(x * w[None])), 0.1).sum()
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_a_function_of_the_mean_over_all_rows_has_the_same_value_and_gradient_on_any_number_of_devices(devices, how):
+    on, w = jax.devices()[:devices], np.array([1.0, -2.0, 0.5], np.float32)
+    x = np.random.default_rng(1).normal(0.5, size=(16, 3)).astype(np.float32)
+    mean = np.sin(x * w).mean(0)
+    assert set(mean > 0.1) == {True, False}
+
+    def value_and_grad(w, x):
+        return jax.lax.pmean(jax.value_and_grad(bent)(w, x), "data")
+
+    program = parallel.parallelize(value_and_grad, on, rows=(False, True), how=how)
+    value, grad = program(parallel.place(w, on), x)
+    np.testing.assert_allclose(value, np.maximum(mean, 0.1).sum(), rtol=1e-5)
+    np.testing.assert_allclose(grad, (mean > 0.1) * (np.cos(x * w) * x).mean(0), rtol=1e-4, atol=1e-6)

@@ -197,7 +197,9 @@ VARIATIONAL = [{"step": 10 * i, "loss": 30 / i + i, "kl": i, "reconstruction": 3
 
 def test_an_evaluation_is_offered_once_to_a_finished_run_whose_loss_has_two_terms(run):
     def offered():
-        return f"python -m train.evaluate {run}" in ["".join(pre.itertext()) for pre in read(run)[0].iter("pre")]
+        return f"python -m train.evaluate {run} --split train" in [
+            "".join(pre.itertext()) for pre in read(run)[0].iter("pre")
+        ]
 
     assert not offered()
     rows(run / "metrics.jsonl", *VARIATIONAL)

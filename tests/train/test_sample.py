@@ -1,0 +1,105 @@
+"""Images come with the labels that were asked for; what a run's model cannot draw is refused in words."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.train.tiny import RECIPES, save_run
+from train import trained
+from train.common.errors import UserError
+from train.sample import Options, sample
+
+RUNS = ("ae", "vae", "cvae", "ddpm")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folders = {name: tmp_path_factory.mktemp(name) for name in RUNS}
+    for name, folder in folders.items():
+        save_run(folder, name)
+    return folders
+
+
+def drawn(run, out, **options):
+    """The images as they were written, each in a file of its own, (n, h, w) bytes."""
+    written = sample(Options(run, out=out, separate=True, accelerator="cpu", **options))
+    assert written == sorted(out.iterdir())
+    return np.stack([np.asarray(Image.open(path)) for path in written])
+
+
+@pytest.fixture
+def telling(monkeypatch):
+    """Every model's images are of one grey level, 10 times the label."""
+
+    def tell(state, batch, key):
+        return jnp.ones(batch["image"].shape) * (10 * batch["label"] / 127.5 - 1)[:, None, None, None]
+
+    original = trained.recipe
+    monkeypatch.setattr(trained, "recipe", lambda *arguments: original(*arguments)._replace(sample=tell))
+
+
+def test_the_classes_come_in_turn_whatever_the_batch_size(runs, telling, tmp_path):
+    for batch_size in (8, 25):
+        images = drawn(runs["cvae"], tmp_path / str(batch_size), num=25, batch_size=batch_size)
+        assert images.shape == (25, 8, 8)
+        assert (images // 10).max((1, 2)).tolist() == [i % 10 for i in range(25)]
+
+
+@pytest.mark.parametrize("label", [0, 9])
+def test_one_class_alone_is_drawn_on_request(runs, telling, tmp_path, label):
+    images = drawn(runs["cvae"], tmp_path, num=3, label=label)
+    assert set(images.flat) == {10 * label}
+
+
+def test_the_same_noise_as_another_class_is_another_image_and_the_same_seed_the_same(runs, tmp_path):
+    in_turn, threes, again = (
+        drawn(runs["cvae"], tmp_path / str(i), num=5, label=label) for i, label in enumerate([None, 3, 3])
+    )
+    np.testing.assert_array_equal(threes, again)
+    assert (in_turn != threes).any((1, 2)).tolist() == [True, True, True, False, True]
+
+
+def test_another_seed_draws_other_images_into_another_grid(runs):
+    written = [sample(Options(runs["vae"], num=3, seed=seed, accelerator="cpu"))[0] for seed in (0, 1)]
+    assert [path.name for path in written] == ["grid_seed0.png", "grid_seed1.png"]
+    assert written[0].parent == runs["vae"] / "samples"
+    pictures = [Image.open(path) for path in written]
+    assert pictures[1].text == {"run": str(runs["vae"]), "step": "7", "seed": "1"}
+    assert (np.asarray(pictures[0]) != np.asarray(pictures[1])).any()
+
+
+def test_a_ddpm_is_drawn_with_the_sampler_that_is_asked_for(runs, monkeypatch):
+    seen = []
+
+    def stop(run, description, change):
+        seen.append(change(RECIPES["ddpm"][0]))
+        raise UserError("enough")
+
+    monkeypatch.setattr(trained, "recipe", stop)
+    for options in ({}, {"steps": 9}, {"sampler": "ancestral"}):
+        with pytest.raises(UserError, match="enough"):
+            sample(Options(runs["ddpm"], accelerator="cpu", **options))
+    configured = (RECIPES["ddpm"][0].sampler, 4)
+    assert [(c.sampler, c.sample_steps) for c in seen] == [configured, (configured[0], 9), ("ancestral", 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("cvae", {"label": 10}, "--label must lie between 0 and 9, the classes of digits; got 10"),
+        ("cvae", {"label": -1}, "--label must lie between 0 and 9"),
+        ("vae", {"label": 3}, r"--label is for runs of train\.cvae; .* one of train\.vae, which knows no labels"),
+        ("ddpm", {"label": 3}, "--label is for runs of train.cvae"),
+        ("vae", {"sampler": "ddim"}, r"--sampler and --steps are for runs of train\.ddpm; .* one of train\.vae"),
+        ("cvae", {"steps": 5}, "--sampler and --steps are for runs of train.ddpm"),
+        ("ae", {"steps": 5}, "--sampler and --steps are for runs of train.ddpm"),
+        ("ddpm", {"steps": 0}, "--steps must lie between 1 and the 20 of the run; got 0"),
+        ("ddpm", {"steps": 21}, "--steps must lie between 1 and the 20 of the run; got 21"),
+        ("vae", {"num": 0}, "--num must be at least 1; got 0"),
+        ("vae", {"batch_size": 0}, "--batch-size must be at least 1; got 0"),
+    ],
+)
+def test_what_a_model_cannot_draw_is_refused_in_words(runs, name, change, said):
+    with pytest.raises(UserError, match=said):
+        sample(Options(runs[name], accelerator="cpu", **change))

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import jax
+import pytest
+
+from tests.train.tiny import RECIPES, save_run
+from train import trained
+from train.common import config
+from train.common.checkpoint import fingerprint
+from train.common.errors import UserError
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, folder, save_run(folder, request.param)
+
+
+def test_the_model_and_the_newest_state_of_a_run_come_back_from_its_folder(run):
+    name, folder, saved = run
+    description = config.read(folder)
+    recipe = trained.recipe(folder, description)
+    settings, make = RECIPES[name]
+    original = make(settings, (8, 8, 1), 10)
+    shapes = [jax.eval_shape(r.init, jax.random.key(0)) for r in (recipe, original)]
+    assert str(shapes[0]) == str(shapes[1])
+    assert list(recipe.pictures) == list(original.pictures)
+    for devices in (1, 8):
+        state, step = trained.restore(folder, description, recipe, jax.devices()[:devices])
+        assert step == 7
+        assert len(jax.tree.leaves(state.params)[0].addressable_shards) == devices
+        assert fingerprint(state, {}) == fingerprint(saved, {})
+
+
+def test_its_configuration_is_the_one_it_was_trained_with_and_may_be_changed(run):
+    name, folder, _ = run
+    seen = []
+
+    def change(settings):
+        seen.append(settings)
+        return replace(settings, job=replace(settings.job, dataset="elsewhere"))
+
+    trained.recipe(folder, config.read(folder), change)
+    assert seen == [RECIPES[name][0]]
+
+
+def test_a_run_of_a_recipe_from_elsewhere_is_refused(tmp_path):
+    description = {"recipe": "gan", "config": {}, "data": {"shape": [8, 8, 1], "num_classes": 10}}
+    with pytest.raises(UserError, match=r"is a run of train\.gan, which this version does not know"):
+        trained.recipe(tmp_path, description)
+
+
+def test_a_run_without_a_checkpoint_is_refused_with_what_to_do(tmp_path):
+    description = config.describe("ae", RECIPES["ae"][0], {"shape": (8, 8, 1), "num_classes": 10})
+    recipe = trained.recipe(tmp_path, description)
+    with pytest.raises(UserError, match=r"has no checkpoint yet; train it further with python -m train\.ae"):
+        trained.restore(tmp_path, description, recipe, jax.devices()[:1])
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
+    save_run(tmp_path, "ae")
+    for path in (tmp_path / "checkpoints").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    description = config.read(tmp_path)
+    recipe = trained.recipe(tmp_path, description)
+    with pytest.raises(UserError, match="no checkpoint in .* is sound"):
+        trained.restore(tmp_path, description, recipe, jax.devices()[:1])
