@@ -9,20 +9,15 @@ convolution of stride 2 pads (ours like the paper's code at the far edge, diffus
 ours 1e-6); neither costs time. A step is: draw timesteps and noise for 16 images, noise them, squared error of the predicted
 noise, gradient, Adam. A sampling run is 50 DDIM steps of 16 images, ours in one program, theirs a loop under ``torch.no_grad``.
 
-Each side has a process of its own on the same two cores and sleeps while the other is timed; they take turns, so that a busy
-machine slows both, and the ratio is taken within each pair of turns. PyTorch runs eagerly with 2 threads, in the memory format
-that is quicker for it, tried for each row; ``--compile`` adds ``torch.compile``, which needs a C++ compiler.
+The two sides take turns, as `tests.bench.turns` has it. PyTorch runs eagerly with 2 threads, in the memory format that is quicker
+for it, tried for each row; ``--compile`` adds ``torch.compile``, which needs a C++ compiler.
 """
 
-import argparse
-import datetime
-import importlib.metadata
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
+
+from tests.bench import turns
 
 BATCH, SIZE, CHANNELS, DDIM_STEPS = 16, 32, 3, 50
 WIDTHS = (32, 64, 64, 64)
@@ -150,80 +145,27 @@ def diffusers_side(compiled):
     return {name: quicker(name) for name in WORK}, parameters
 
 
-def serve(work, parameters):
-    """Answer each row's name on standard input with the seconds of one call, averaged over one turn."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the replies
-    for function in work.values():
-        function()
-    print(parameters, file=replies, flush=True)
-    for line in sys.stdin:
-        name = line.strip()
-        start = time.perf_counter()
-        for _ in range(WORK[name]):
-            work[name]()
-        print((time.perf_counter() - start) / WORK[name], file=replies, flush=True)
-
-
-class Side:
-    """A process that owns one of the two implementations."""
-
-    def __init__(self, *flags):
-        command = [sys.executable, "-m", "tests.bench.unet_cpu", *flags]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.parameters = int(self.process.stdout.readline())
-
-    def seconds(self, name):
-        print(name, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def hardware():
-    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def _lines(path):
-    try:
-        with open(path) as file:
-            return file.readlines()
-    except OSError:
-        return []
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=9, help="turns of each side for each row")
-    parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager PyTorch")
-    parser.add_argument("--side", choices=("jaxgen", "diffusers"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    arguments = turns.parser(__doc__, ("jaxgen", "diffusers"), pairs=9).parse_args()
+    turns.on_two_cores()
     if arguments.side:
-        serve(*(jaxgen_side() if arguments.side == "jaxgen" else diffusers_side(arguments.compile)))
+        work, parameters = jaxgen_side() if arguments.side == "jaxgen" else diffusers_side(arguments.compile)
+        turns.serve(work, WORK, {"parameters": parameters})
         return
 
+    module = "tests.bench.unet_cpu"
     theirs_flags = ("--side", "diffusers", *(["--compile"] if arguments.compile else []))
-    ours, theirs = Side("--side", "jaxgen"), Side(*theirs_flags)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "torch", "diffusers"))
-    print(f"{hardware()}; Python {platform.python_version()}, {versions}; {datetime.date.today()}", flush=True)
+    ours, theirs = turns.Side(module, "--side", "jaxgen"), turns.Side(module, *theirs_flags)
+    print(turns.setting(turns.cores(), "jax", "flax", "torch", "diffusers"), flush=True)
     print(
-        f"parameters: ours {ours.parameters:,}, diffusers {theirs.parameters:,}; {arguments.pairs} pairs, medians\n",
+        f"parameters: ours {ours.about['parameters']:,}, diffusers {theirs.about['parameters']:,}; "
+        f"{arguments.pairs} pairs, medians\n",
         flush=True,
     )
     print("| batch 16, float32 | ours, s | PyTorch, s | ratio (quartiles) |\n|---|---|---|---|")
-    for name in WORK:
-        pairs = []
-        for i in range(arguments.pairs):
-            order = (ours, theirs) if i % 2 == 0 else (theirs, ours)
-            times = {side: side.seconds(name) for side in order}
-            pairs.append((times[ours], times[theirs]))
-        mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-        low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
-        print(f"| {name} | {mine:.3f} | {other:.3f} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+    for row in turns.rows(ours, theirs, WORK, arguments.pairs):
+        ratio = f"{row.middle:.2f} ({row.low:.2f} to {row.high:.2f})"
+        print(f"| {row.name} | {row.ours:.3f} | {row.theirs:.3f} | {ratio} |", flush=True)
     ours.close()
     theirs.close()
 
