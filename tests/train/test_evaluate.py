@@ -82,7 +82,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_numbers(finished, ru
 
 
 def test_done_once_it_is_read_and_not_computed_again_and_entered_once(finished, run, monkeypatch):
-    monkeypatch.setattr(gallery, "drawer", lambda *_: pytest.fail)
+    monkeypatch.setattr(gallery, "drawer", lambda *_, convolutions: pytest.fail)
     assert evaluate(Options(run, **SETTINGS)) == finished[1]
     assert len(entries(run)) == 1
 

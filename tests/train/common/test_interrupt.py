@@ -1,4 +1,3 @@
-import os
 import signal
 
 import pytest
@@ -10,17 +9,17 @@ from train.common.interrupt import Interrupt
 def test_a_signal_asks_the_run_to_stop_and_becomes_the_exit_status(number, status):
     with Interrupt(None) as interrupt:
         assert not interrupt.asked()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert interrupt.asked()
         assert interrupt.exit_status == status
 
 
 def test_a_second_signal_is_not_held_back():
     with Interrupt(None) as interrupt:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert interrupt.asked()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_handlers_from_before_come_back():
