@@ -6,6 +6,7 @@ Only the parser is imported here; JAX follows when the flags are known, so ``--h
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def reporting_errors(action: Callable[[], int]) -> int:
         return 130
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            traceback.print_exc()
+            _leave_at_once_if_not_alone()
+            return 1
         _say(
             f"the device is out of memory ({one_line(error)}); try a smaller --batch-size or --num-samples, or more --pieces"
         )
@@ -59,8 +62,13 @@ def reporting_errors(action: Callable[[], int]) -> int:
 
 def _say(message):
     print(f"error: {message}", file=sys.stderr, flush=True)
+    _leave_at_once_if_not_alone()
+
+
+def _leave_at_once_if_not_alone():
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
+        sys.stderr.flush()
         os._exit(1)  # a polite exit would wait minutes for the other hosts, which wait for this one
 
 

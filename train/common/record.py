@@ -74,7 +74,7 @@ class Record:
         if self._leads:
             restored = self._checkpoints.restore(like)
             if restored is not None:
-                state, pending, self._step = restored.state, restored.meta["pending"], restored.step
+                state, pending = restored.state, restored.meta["pending"]
                 for step, why in restored.damaged:
                     self._say(f"the checkpoint of step {step} is damaged ({why}) and was removed")
                 self._say(f"{self.folder}: going on from step {restored.step} of {self.job.steps}")
@@ -86,6 +86,7 @@ class Record:
             configuration.write(self.folder, self._description)
         if jax.process_count() > 1:
             state = _as_the_first_host(state, like)
+        self._step = 0 if state is None else int(state.step)
         folder = self.folder if self._leads else None
         self._metrics = self._stack.enter_context(
             closing(Metrics(folder, self.job.log_every, self._step, pending, self.job.tensorboard))
