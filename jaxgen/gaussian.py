@@ -15,7 +15,7 @@ def log_prob(x: Float[Array, "b *d"], mean: Float[Array, "b *d"], logvar: Float[
     log N(x; m, s^2) = -1/2 sum [ log 2 pi + log s^2 + (x - m)^2 / s^2 ], summed over all axes but the first. (The factor of the
     density is 1 / (s sqrt(2 pi)), with s itself and not its square.)
     """
-    return _sum(-0.5 * (LOG_2PI + logvar + (x - mean) ** 2 * jnp.exp(-logvar)))
+    return sum_per_example(-0.5 * (LOG_2PI + logvar + (x - mean) ** 2 * jnp.exp(-logvar)))
 
 
 def kl(
@@ -28,7 +28,7 @@ def kl(
 
     KL = 1/2 sum [ log s_q^2 - log s_p^2 + (s_p^2 + (m_p - m_q)^2) / s_q^2 - 1 ], summed over all axes but the first.
     """
-    return _sum(kl_per_dimension(mean_p, logvar_p, mean_q, logvar_q))
+    return sum_per_example(kl_per_dimension(mean_p, logvar_p, mean_q, logvar_q))
 
 
 def kl_per_dimension(
@@ -59,5 +59,6 @@ def reparameterize(key: Key[Array, ""], mean: Float[Array, " *d"], logvar: Float
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
-def _sum(per_element):
+def sum_per_example(per_element: Float[Array, "b *d"]) -> Float[Array, " b"]:
+    """The sum over all axes but the first."""
     return per_element.reshape(len(per_element), -1).sum(axis=1)

@@ -28,7 +28,7 @@ def bernoulli_log_prob(logits: Images, x: Images) -> Float[Array, " b"]:
         ValueError: if x is known and has values outside [0, 1].
     """
     _check_range(x, 0, 1, "Bernoulli pixels lie in [0, 1]", "an image in [-1, 1] becomes one by (x + 1) / 2")
-    return _sum(x * logits - jax.nn.softplus(logits))
+    return gaussian.sum_per_example(x * logits - jax.nn.softplus(logits))
 
 
 def gaussian_log_prob(mean: Images, x: Images, variance: float) -> Float[Array, " b"]:
@@ -74,7 +74,7 @@ def discretized_logistic_log_prob(mean: Images, log_scale: Images, x: Images, le
     upper, lower = (x - mean + half) * inverse_scale, (x - mean - half) * inverse_scale
     below_upper, above_lower = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
     inside = below_upper + above_lower + jnp.log(-jnp.expm1(-2 * half * inverse_scale))
-    return _sum(jnp.where(x > 1 - half, above_lower, jnp.where(x < -1 + half, below_upper, inside)))
+    return gaussian.sum_per_example(jnp.where(x > 1 - half, above_lower, jnp.where(x < -1 + half, below_upper, inside)))
 
 
 def bits_per_dim(nats: Float[Array, " *b"], num_dims: int) -> Float[Array, " *b"]:
@@ -86,10 +86,6 @@ def bits_per_dim(nats: Float[Array, " *b"], num_dims: int) -> Float[Array, " *b"
     if num_dims < 1:
         raise ValueError(f"there must be at least 1 dimension; got {num_dims}")
     return nats / (num_dims * math.log(2))
-
-
-def _sum(per_element):
-    return per_element.reshape(len(per_element), -1).sum(axis=1)
 
 
 def _check_range(x, low, high, rule, remedy):
