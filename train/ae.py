@@ -145,12 +145,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     def image(state, z, _):
         return decode(state.ema, z)
 
-    pictures = {
-        "reconstructions": codes.reconstructions(observe, code, image),
-        "interpolation": codes.interpolation(observe, code, image),
-    }
-    if latent_dim == 2:
-        pictures["manifold"] = codes.manifold(image)
+    pictures = codes.pictures(observe, code, image, latent_dim)
     with in_words():  # the networks say themselves which images they take
         jax.eval_shape(init, jax.random.key(0))
     return Recipe(init, step, sample, pictures, convolutions=config.network.architecture == "conv")

@@ -6,7 +6,7 @@ For a VAE: -log p(x), estimated with so many importance samples per image, and i
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from train import trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError
+from train.common.errors import UserError, check_counts
 from train.common.files import write_atomically
 
 
@@ -50,10 +50,7 @@ def evaluate(options: Options) -> dict:
     Raises:
         UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood, or there are no such images.
     """
-    for name in ("samples", "batch_size", "num"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+    check_counts(options, "samples", "batch_size", "num")
     description = configuration.read(options.run)
     recipe = trained.recipe(options.run, description)
     if recipe.evaluate is None:
@@ -68,26 +65,21 @@ def evaluate(options: Options) -> dict:
     import numpy as np
 
     from jaxgen import likelihoods
-    from train.common import data, gallery
+    from train.common import gallery
     from train.common.checkpoint import fingerprint
     from train.common.recipe import root_key
     from train.common.report import write_report
 
-    job = description["config"]["job"]
-    source = data.load(
-        job["dataset"],
-        data_dir=options.data_dir or job["data_dir"],
-        image_size=job["image_size"],
-        split=options.split,
-    )
+    source = trained.images(description, options.split, options.data_dir)
     if list(source.shape) != description["data"]["shape"]:
         raise UserError(f"the images of {options.split} are {source.shape}, the run's {description['data']['shape']}")
     state, step = trained.restore(options.run, description, recipe, on)
     num = min(options.num or len(source), len(source))
     about = {
-        **{
-            name: value for name, value in asdict(options).items() if name in ("samples", "split", "seed", "batch_size")
-        },
+        "samples": options.samples,
+        "split": options.split,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
         "num_images": num,
         "step": step,
     }

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from train import trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError
+from train.common.errors import UserError, check_counts
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def sample(options: Options) -> list[Path]:
     Raises:
         UserError: if the folder is no run, the run has no sound checkpoint, or its model cannot draw as asked.
     """
-    for name in ("num", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
+    check_counts(options, "num", "batch_size")
     description = configuration.read(options.run)
     recipe = trained.recipe(options.run, description, _change(description, options))
 

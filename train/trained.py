@@ -29,6 +29,19 @@ def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda c
     return module.recipe(config, tuple(description["data"]["shape"]), description["data"]["num_classes"])
 
 
+def images(description: dict, split: str, data_dir: str | None) -> Any:
+    """The images of the run's data set in this split, at its size; from its own data directory if none is given.
+
+    Raises:
+        UserError: if there are none.
+    """
+    from train.common import data
+
+    job = description["config"]["job"]
+    directory = data_dir or job["data_dir"]
+    return data.load(job["dataset"], data_dir=directory, image_size=job["image_size"], split=split)
+
+
 def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[Any, int]:
     """The state of the run's newest sound checkpoint, whole on every device, and its step.
 

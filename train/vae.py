@@ -206,12 +206,7 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
     def spent(state, batch, key):
         return kl_per_dimension(*infer(state.ema, observe(batch, key), batch["label"]))
 
-    pictures = {
-        "reconstructions": codes.reconstructions(observe, code, image),
-        "interpolation": codes.interpolation(observe, code, image),
-    }
-    if latent_dim == 2:
-        pictures["manifold"] = codes.manifold(image)
+    pictures = codes.pictures(observe, code, image, latent_dim)
     with in_words():  # the networks say themselves which images they take
         jax.eval_shape(init, jax.random.key(0))
     return Recipe(

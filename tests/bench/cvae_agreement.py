@@ -56,13 +56,11 @@ def main(options: Options) -> int:
     import numpy as np
 
     from tests.bench import classifier
-    from train.common import data, gallery
+    from train.common import gallery
     from train.common.recipe import root_key
 
     state, step = trained.restore(options.run, description, recipe, on)
-    job = description["config"]["job"]
-    where = {"data_dir": options.data_dir or job["data_dir"], "image_size": job["image_size"]}
-    train, test = (data.load(job["dataset"], split=split, **where) for split in ("train", "test"))
+    train, test = (trained.images(description, split, options.data_dir) for split in ("train", "test"))
     apply, params = classifier.train(train)
     accuracy = classifier.accuracy(apply, params, test)
     print(f"classifier: right on {accuracy:.2%} of the {len(test):,} test images of {test.name}")

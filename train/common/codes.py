@@ -16,6 +16,16 @@ MOMENTS = 11
 """Images on the way from one code to another, both included."""
 
 
+def pictures(observe: Callable, encode: Callable, decode: Callable, latent_dim: int) -> dict[str, Callable]:
+    """All of these that codes of so many dimensions allow, by name."""
+    plane = {"manifold": manifold(decode)} if latent_dim == 2 else {}
+    return {
+        "reconstructions": reconstructions(observe, encode, decode),
+        "interpolation": interpolation(observe, encode, decode),
+        **plane,
+    }
+
+
 def reconstructions(observe: Callable, encode: Callable, decode: Callable) -> Callable:
     """Each image as it is seen, and beside it what is left of it after coding: (b, h, 2 w, c)."""
 

@@ -15,7 +15,7 @@ import tyro
 
 from train.common import config as configuration
 from train.common import stopwatch  # noqa: F401  its clock starts now
-from train.common.errors import UserError, one_line
+from train.common.errors import UserError, check_counts, one_line
 
 
 def parse(
@@ -102,11 +102,7 @@ def _train(name, config, recipe):
 
 
 def _check(job):
-    for field in ("steps", "batch_size", "checkpoint_every", "sample_every", "log_every", "num_samples"):
-        if getattr(job, field) < 1:
-            raise UserError(f"--{field.replace('_', '-')} must be at least 1; got {getattr(job, field)}")
-    if job.stride is not None and job.stride < 1:
-        raise UserError(f"--stride must be at least 1; got {job.stride}")
+    check_counts(job, "steps", "batch_size", "checkpoint_every", "sample_every", "log_every", "num_samples", "stride")
     if job.seed < 0:
         raise UserError(f"--seed must not be negative; got {job.seed}")
     if job.max_hours is not None and not job.max_hours > 0:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -24,6 +25,18 @@ def in_words() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_counts(options: Any, *names: str) -> None:
+    """Nothing, if each of these fields of the options is at least 1, or None.
+
+    Raises:
+        UserError: for the first that is not.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
 
 
 def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
