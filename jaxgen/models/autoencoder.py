@@ -14,20 +14,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.layers import Conv3x3, GroupNorm, smallest_size, zeros
-
-
-class MLP(nn.Module):
-    """Dense layers of these sizes, each followed by the activation: (b, d) -> (b, sizes[-1])."""
-
-    sizes: Sequence[int]
-    activation: Callable
-
-    @nn.compact
-    def __call__(self, x):
-        for i, size in enumerate(self.sizes):
-            x = self.activation(nn.Dense(size, name=f"dense{i}")(x))
-        return x
+from jaxgen.models.layers import MLP, Conv3x3, GroupNorm, smallest_size, zeros
 
 
 class MLPEncoder(nn.Module):

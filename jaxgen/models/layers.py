@@ -1,4 +1,4 @@
-"""The layers of the DDPM U-Net (Ho et al. 2020, arXiv 2006.11239, appendix B), channels last.
+"""Layers: those of the DDPM U-Net (Ho et al. 2020, arXiv 2006.11239, appendix B), channels last, and what other networks add.
 
 Some are computed by a route that is quicker than the textbook's and equal to it up to rounding; each such route is a small function
 with the reason beside it, and a test compares it with the textbook. Parameters are always those of the textbook formulation.
@@ -8,6 +8,7 @@ float32 always. "Official code" means github.com/hojonathanho/diffusion.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -125,13 +126,42 @@ def upsample_convolve(x, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
+def convolve_pool(x, kernel):
+    """The mean over each 2x2 square of ``convolve(x, kernel)`` for a 3x3 kernel and even h, w: (b, h, w, c) -> (b, h/2, w/2, c').
+
+    In one dimension, (y[2i] + y[2i+1]) / 2 with y[j] = k0 x[j-1] + k1 x[j] + k2 x[j+1] sees four pixels, with taps
+    (k0, k0 + k1, k1 + k2, k2) / 2. In two dimensions it is one 4x4 filter with stride 2: 16 products for each pixel of the result
+    instead of 36.
+    """
+    taps = (
+        jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], kernel.dtype) / 2
+    )  # (tap of the filter, tap of the kernel)
+    return convolve(x, jnp.einsum("ki,lj,ijcd->klcd", taps, taps, kernel), stride=2, padding=((1, 1), (1, 1)))
+
+
+class MLP(nn.Module):
+    """Dense layers of these sizes, each followed by the activation: (b, d) -> (b, sizes[-1])."""
+
+    sizes: Sequence[int]
+    activation: Callable
+    kernel_init: Any = nn.linear.default_kernel_init
+
+    @nn.compact
+    def __call__(self, x):
+        for i, size in enumerate(self.sizes):
+            x = self.activation(nn.Dense(size, kernel_init=self.kernel_init, name=f"dense{i}")(x))
+        return x
+
+
 class Conv3x3(nn.Module):
     """3x3 convolution with zero padding and a bias: (b, h, w, c) -> (b, h / s, w / s, features) for s = ``stride``; with
-    ``upsample``, of the nearest-neighbour upsampled x: -> (b, 2h, 2w, features)."""
+    ``upsample``, of the nearest-neighbour upsampled x: -> (b, 2h, 2w, features); with ``pool``, the mean over each 2x2 square of the
+    result: -> (b, h/2, w/2, features)."""
 
     features: int
     stride: int = 1
     upsample: bool = False
+    pool: bool = False
     kernel_init: Any = glorot
     dtype: Any = jnp.float32
 
@@ -140,7 +170,12 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
-        y = upsample_convolve(x, kernel) if self.upsample else convolve(x, kernel, self.stride)
+        if self.upsample:
+            y = upsample_convolve(x, kernel)
+        elif self.pool:
+            y = convolve_pool(x, kernel)
+        else:
+            y = convolve(x, kernel, self.stride)
         return y + bias[None, None, None, :]
 
 

@@ -47,6 +47,18 @@ def test_timestep_embedding_below_four_dimensions_is_refused():
         layers.timestep_embedding(jnp.array([0]), 3)
 
 
+# Pooling
+
+
+def test_pooled_convolution_is_the_mean_over_squares_of_the_textbook_convolution():
+    def textbook(x, kernel):
+        y = layers.convolve(x, kernel)
+        return (y[:, ::2, ::2] + y[:, 1::2, ::2] + y[:, ::2, 1::2] + y[:, 1::2, 1::2]) / 4
+
+    x, kernel = normal(0, 2, 6, 4, 3), normal(1, 3, 3, 3, 5)
+    assert_same_value_and_gradients(layers.convolve_pool, textbook, x, kernel)
+
+
 # Dropout
 
 
