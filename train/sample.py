@@ -1,4 +1,4 @@
-"""Draw images with a trained model: python -m train.sample RUN --num 64"""
+"""Draw images, or points of the plane, with a trained model: python -m train.sample RUN --num 64"""
 
 import sys
 from collections.abc import Callable
@@ -22,17 +22,17 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
     num: int = 64
-    """Number of images."""
+    """Number of images; of points, some thousands show more."""
     sampler: Literal["ancestral", "ddim"] | None = None
     """ddpm: how to draw. Default: as the run was configured."""
     steps: int | None = None
     """ddpm: steps of the sampler. Default: as the run was configured."""
     label: int | None = None
-    """cvae: the class to draw. Default: all, in turn."""
+    """Models with labels: the class to draw. Default: all, in turn."""
     seed: int = 0
-    """Another seed gives other images."""
+    """Another seed gives other images or points."""
     batch_size: int = 256
-    """Images drawn at a time; image i depends on the seed and on this number."""
+    """Images or points drawn at a time; number i depends on the seed and on this."""
     separate: bool = False
     """Write every image as a PNG of its own instead of one grid."""
     out: Path | None = None
@@ -44,7 +44,7 @@ class Options:
 
 
 def sample(options: Options) -> list[Path]:
-    """Draw the images and write them; returns what was written.
+    """Draw the images, or the points, and write them; returns what was written.
 
     Raises:
         UserError: if the folder is no run, the run has no sound checkpoint, or its model cannot draw as asked.
@@ -61,23 +61,34 @@ def sample(options: Options) -> list[Path]:
     import jax
     import numpy as np
 
-    from train.common import gallery, pictures
+    from train.common import gallery, pictures, scatter
     from train.common.recipe import root_key
 
     state, step = trained.restore(options.run, description, recipe, on)
     draw, key = gallery.drawer(recipe.sample, on), root_key(options.seed, "sample")
     size = min(options.num, options.batch_size)
-    blank = np.zeros((size, *description["data"]["shape"]), np.uint8)
+    shape = description["data"]["shape"]
+    blank = (
+        {"point": np.zeros((size, 2), np.float32)} if len(shape) == 1 else {"image": np.zeros((size, *shape), np.uint8)}
+    )
     classes = max(1, description["data"]["num_classes"])
-    images = []
+    drawn = []
     for i in tqdm(range(-(-options.num // size)), unit="batch", disable=None):
         labels = (i * size + np.arange(size)) % classes if options.label is None else np.full(size, options.label)
-        batch = {"image": blank, "label": labels.astype(np.int32)}
-        images.append(draw(state, batch, jax.random.fold_in(key, i)))
-    images = pictures.to_uint8(np.concatenate(images)[: options.num])
+        batch = {**blank, "label": labels.astype(np.int32)}
+        drawn.append(draw(state, batch, jax.random.fold_in(key, i)))
+    drawn = np.concatenate(drawn)[: options.num]
 
     out = options.out or options.run / "samples"
     text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}
+    if len(shape) == 1:
+        written = [out / f"points_seed{options.seed}.png"]
+        source = trained.images(description, "train", None)
+        data = source.rows(np.arange(len(source)))["point"]
+        picture = scatter.picture(drawn, data[: scatter.POINTS], scatter.square_around(data))
+        pictures.save_png(written[0], picture, text)
+        return written
+    images = pictures.to_uint8(drawn)
     if options.separate:
         written = [out / f"sample_{i:05d}.png" for i in range(len(images))]
         for path, image in zip(written, images, strict=True):
@@ -93,9 +104,12 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
     name, classes = description["recipe"], description["data"]["num_classes"]
     if name != "ddpm" and (options.sampler, options.steps) != (None, None):
         raise UserError(f"--sampler and --steps are for runs of train.ddpm; {options.run} is one of train.{name}")
-    if options.label is not None and name != "cvae":
+    if options.separate and len(description["data"]["shape"]) == 1:
+        raise UserError(f"--separate is for images, and {options.run} is a run whose model draws points; leave it out")
+    if options.label is not None and not _knows_labels(description):
         raise UserError(
-            f"--label is for runs of train.cvae; {options.run} is one of train.{name}, which knows no labels"
+            "--label is for runs of train.cvae, of train.cvae_gan, and of train.gan and train.wgan_gp with --labels; "
+            f"{options.run} is a run of train.{name} that knows no labels"
         )
     if options.label is not None and not 0 <= options.label < classes:
         raise UserError(
@@ -114,6 +128,11 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
         return replace(config, sampler=options.sampler or config.sampler, sample_steps=steps)
 
     return drawing_so
+
+
+def _knows_labels(description: dict) -> bool:
+    name = description["recipe"]
+    return name in ("cvae", "cvae_gan") or (name in ("gan", "wgan_gp") and description["config"]["labels"])
 
 
 def main(options: Options) -> int:

@@ -1,4 +1,4 @@
-"""Images come with the labels that were asked for; what a run's model cannot draw is refused in words."""
+"""Images and points come with the labels that were asked for; what a run's model cannot draw is refused in words."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,9 @@ from PIL import Image
 
 from tests.train.tiny import RECIPES, save_run
 from train import trained
+from train.common import config, points, scatter
 from train.common.errors import UserError
+from train.common.recipe import Recipe
 from train.sample import Options, sample
 
 RUNS = ("ae", "vae", "cvae", "ddpm")
@@ -84,12 +86,66 @@ def test_a_ddpm_is_drawn_with_the_sampler_that_is_asked_for(runs, monkeypatch):
     assert [(c.sampler, c.sample_steps) for c in seen] == [configured, (configured[0], 9), ("ancestral", 4)]
 
 
+def adversarial_run(folder, name="gan", labels=False):
+    """A run folder without a model: what it says of itself."""
+    job = {"dataset": "ring8", "data_dir": None, "image_size": None}
+    data = {"name": "ring8", "shape": (2,), "num_classes": 8}
+    config.write(folder, {"recipe": name, "config": {"job": job, "labels": labels}, "data": data})
+    return folder
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """The arguments with which points are drawn, of a model that draws each at the mean of its label."""
+
+    def means(state, batch, key):
+        assert batch["point"].shape[1:] == (2,)
+        return jnp.asarray(points.MIXTURES["ring8"].means, jnp.float32)[batch["label"]]
+
+    seen = []
+    monkeypatch.setattr(trained, "recipe", lambda *_: Recipe(None, None, means))
+    monkeypatch.setattr(trained, "restore", lambda *_: (np.float32(0), 7))
+    monkeypatch.setattr(scatter, "picture", lambda *arguments: seen.append(arguments) or np.zeros((4, 4, 3), np.uint8))
+    return seen
+
+
+def test_points_are_drawn_into_one_picture_in_the_square_of_the_data(tmp_path, drawing):
+    run = adversarial_run(tmp_path)
+    written = sample(Options(run, num=25, batch_size=10, seed=3, accelerator="cpu"))
+    assert written == [run / "samples" / "points_seed3.png"]
+    assert Image.open(written[0]).text == {"run": str(run), "step": "7", "seed": "3"}
+    ((drawn, data, square),) = drawing
+    everything = points.load("ring8").rows(np.arange(points.NUM_POINTS))["point"]
+    np.testing.assert_allclose(drawn, points.MIXTURES["ring8"].means[np.arange(25) % 8], atol=1e-6)
+    assert data.shape == (scatter.POINTS, 2)
+    np.testing.assert_array_equal(square, scatter.square_around(everything))
+
+
+@pytest.mark.parametrize("name", ["gan", "wgan_gp"])
+def test_one_class_alone_is_drawn_of_an_adversarial_run_with_labels(tmp_path, drawing, name):
+    run = adversarial_run(tmp_path, name, labels=True)
+    sample(Options(run, num=3, label=2, accelerator="cpu"))
+    np.testing.assert_allclose(drawing[0][0], [[0, 1]] * 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gan", "wgan_gp"])
+def test_an_adversarial_run_without_labels_knows_none(tmp_path, name):
+    said = rf"of train\.gan and train\.wgan_gp with --labels; .* is a run of train\.{name} that knows no labels"
+    with pytest.raises(UserError, match=said):
+        sample(Options(adversarial_run(tmp_path, name), label=2, accelerator="cpu"))
+
+
+def test_points_have_no_files_of_their_own(tmp_path):
+    with pytest.raises(UserError, match="--separate is for images, and .* is a run whose model draws points"):
+        sample(Options(adversarial_run(tmp_path), separate=True, accelerator="cpu"))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         ("cvae", {"label": 10}, "--label must lie between 0 and 9, the classes of digits; got 10"),
         ("cvae", {"label": -1}, "--label must lie between 0 and 9"),
-        ("vae", {"label": 3}, r"--label is for runs of train\.cvae; .* one of train\.vae, which knows no labels"),
+        ("vae", {"label": 3}, r"--label is for runs of train\.cvae, .* is a run of train\.vae that knows no labels"),
         ("ddpm", {"label": 3}, "--label is for runs of train.cvae"),
         ("vae", {"sampler": "ddim"}, r"--sampler and --steps are for runs of train\.ddpm; .* one of train\.vae"),
         ("cvae", {"steps": 5}, "--sampler and --steps are for runs of train.ddpm"),

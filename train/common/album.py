@@ -14,7 +14,7 @@ WIDE = 1.5
 
 CAPTIONS = {
     "reconstructions": "Reconstructions: each image, and beside it what is left of it after coding",
-    "interpolation": "Interpolation: straight from one image's code to the next one's; one way per row",
+    "interpolation": "Interpolation: from one image's code to the next one's; one way per row",
     "classes": "The same noise as every class in turn, side by side",
     "manifold": "What all codes in two dimensions mean; along each, equal steps of probability under N(0, 1)",
 }
@@ -24,7 +24,9 @@ CAPTIONS = {
 def samples(run: Run) -> str:
     """The newest samples, those of the run beside it, the model at work, earlier samples, and all other pictures."""
     others = dict(run.pictures)
-    final, film, strip = (others.pop(name, None) for name in ("final.png", "denoising.gif", "denoising.png"))
+    final, film, strip, training = (
+        others.pop(name, None) for name in ("final.png", "denoising.gif", "denoising.png", "training.gif")
+    )
     grids = list(run.grids.items())
     large, body = [], ""
     if final:
@@ -40,7 +42,12 @@ def samples(run: Run) -> str:
             body = f'<p class="note">{page.escape(body)}</p>'
     if film:
         large.append(_figure(film, "The same model at work: from noise to pictures"))
+    if training:
+        large.append(_figure(training, "The same noise while the model learns", "smooth"))
     body = (f'<div class="pair">{"".join(large)}</div>' if large else page.missing("There are no samples yet.")) + body
+    if large and run.is_points:
+        body += '<p class="note">Strong: samples. Faint: data. Behind them, where the model rates every place: the lighter, the more it '
+        body += "takes a point there for one of the data.</p>"
     if strip:
         body += f'<div class="wide">{_figure(strip, "Denoising, from left to right; one example per row")}</div>'
     if grids:
@@ -76,9 +83,9 @@ def _others(pictures: dict[str, Path]) -> str:
     return body
 
 
-def _figure(path: Path, caption: str) -> str:
+def _figure(path: Path, caption: str, style: str = "plain") -> str:
     shown = page.picture(path, caption) or _unshown(path)
-    return f"<figure>{shown}<figcaption>{page.escape(caption)}</figcaption></figure>"
+    return f'<figure class="{style}">{shown}<figcaption>{page.escape(caption)}</figcaption></figure>'
 
 
 def _thumbnail(step: int, path: Path) -> str:

@@ -36,8 +36,18 @@ def reconstructions(observe: Callable, encode: Callable, decode: Callable) -> Ca
     return picture
 
 
-def interpolation(observe: Callable, encode: Callable, decode: Callable) -> Callable:
-    """The straight way from each image's code to that of the next one: (b, MOMENTS, h, w, c)."""
+def straight_line(here: jax.Array, there: jax.Array, part: jax.Array) -> jax.Array:
+    """The code that has gone this part of the way, 0 to 1."""
+    return (1 - part) * here + part * there
+
+
+def quarter_circle(here: jax.Array, there: jax.Array, part: jax.Array) -> jax.Array:
+    """The code that has gone this part of the way, 0 to 1: of two draws from N(0, I) another draw, as long as they."""
+    return jnp.cos(part * jnp.pi / 2) * here + jnp.sin(part * jnp.pi / 2) * there
+
+
+def interpolation(observe: Callable, encode: Callable, decode: Callable, between: Callable = straight_line) -> Callable:
+    """The way from each image's code to that of the next one: (b, MOMENTS, h, w, c)."""
 
     def picture(state, batch, key):
         labels = batch["label"]
@@ -46,8 +56,18 @@ def interpolation(observe: Callable, encode: Callable, decode: Callable) -> Call
         following = jax.lax.axis_index("data") * len(here) + jnp.arange(1, len(here) + 1)
         there = everyone[following % len(everyone)]
         parts = jnp.linspace(0.0, 1.0, MOMENTS)
-        way = [decode(state, (1 - part) * here + part * there, labels) for part in parts]
+        way = [decode(state, between(here, there, part), labels) for part in parts]
         return jnp.stack(way, axis=1)
+
+    return picture
+
+
+def classes(sample: Callable, num_classes: int) -> Callable:
+    """The same noise as every class, side by side, (b, h, num_classes w, c), of a recipe's ``sample`` that looks at labels."""
+
+    def picture(state, batch, key):
+        labels = [jnp.full_like(batch["label"], label) for label in range(num_classes)]
+        return jnp.concatenate([sample(state, {**batch, "label": label}, key) for label in labels], axis=2)
 
     return picture
 

@@ -36,9 +36,11 @@ def parse(
     )
 
 
-def main(name: str, config: Any, recipe: Callable) -> int:
-    """Train recipe(config, image_shape, num_classes). Returns the process's exit status."""
-    return reporting_errors(lambda: _train(name, config, recipe))
+def main(name: str, config: Any, recipe: Callable, points: bool = False) -> int:
+    """Train recipe(config, shape, num_classes), which takes images (h, w, c) and, if `points`, also points (2,). Returns the process's
+    exit status.
+    """
+    return reporting_errors(lambda: _train(name, config, recipe, points))
 
 
 def reporting_errors(action: Callable[[], int]) -> int:
@@ -72,7 +74,7 @@ def _leave_at_once_if_not_alone():
         os._exit(1)  # a polite exit would wait minutes for the other hosts, which wait for this one
 
 
-def _train(name, config, recipe):
+def _train(name, config, recipe, points):
     job = config.job
     _check(job)
     from train.common import devices
@@ -85,12 +87,16 @@ def _train(name, config, recipe):
 
     parallel.check_divisible(job.batch_size, len(on))
     source = data.load(job.dataset, data_dir=job.data_dir, image_size=job.image_size)
+    if source.is_points and not points:
+        raise UserError(
+            f"{source.name} holds points of the plane, and train.{name} is for images; train.gan and train.wgan_gp take points"
+        )
     folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
     built = recipe(config, source.shape, source.num_classes)
     if devices.leads():
-        shape = "x".join(map(str, source.shape))
+        examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
         where = f"{devices.describe(on)}, in {folder}"
-        print(f"{name} on {source.name} ({len(source):,} images {shape}), {where}", file=sys.stderr)
+        print(f"{name} on {source.name} ({len(source):,} {examples}), {where}", file=sys.stderr)
     about = {
         "name": source.name,
         "num_examples": len(source),

@@ -17,21 +17,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from train.common import folder, sources
+from train.common import folder, points, sources, stacked
 from train.common.errors import UserError
-from train.common.sources import Images
+from train.common.sources import Source
 
 T = TypeVar("T")
 
 
-def load(name: str, *, data_dir: str | None = None, image_size: int | None = None, split: str = "train") -> Images:
+def load(name: str, *, data_dir: str | None = None, image_size: int | None = None, split: str = "train") -> Source:
     """The data set `name`, its images cut to the centred square and resampled to `image_size` if that is given.
 
     - "digits": the 1,797 handwritten digits of 8x8 pixels that come with scikit-learn; needs no network.
     - "mnist", "fashion_mnist", "kmnist", "cifar10": prepared by tensorflow-datasets if they are in `data_dir`, else
       from their original files, which are downloaded if need be.
+    - "stacked_mnist": three digits of "mnist" in one picture, as its colours.
     - any other name in tensorflow-datasets that has images: from `data_dir`; preparing it first needs TensorFlow.
     - "folder:PATH": the pictures under PATH.
+    - "grid25", "ring8": points of the plane from a mixture of Gaussians, in place of images.
 
     `data_dir` is $TFDS_DATA_DIR or ~/tensorflow_datasets if not given. `split` is a tfds split ("test", "train[:10%]")
     for prepared sets, "train" or "test" for original files, "train" otherwise.
@@ -41,9 +43,15 @@ def load(name: str, *, data_dir: str | None = None, image_size: int | None = Non
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size must be at least 1; got {image_size}")
+    if (name == "digits" or name in points.MIXTURES or name.startswith("folder:")) and split != "train":
+        raise UserError(f"{name} has one split, 'train'; got {split!r}")
+    if name in points.MIXTURES:
+        if image_size is not None:
+            raise UserError(f"--image-size is for images, and {name} holds points of the plane; leave it out")
+        return points.load(name)
+    if name == "stacked_mnist":
+        return stacked.stack(load("mnist", data_dir=data_dir, image_size=image_size, split=split))
     if name == "digits" or name.startswith("folder:"):
-        if split != "train":
-            raise UserError(f"{name} has one split, 'train'; got {split!r}")
         return _digits(image_size) if name == "digits" else folder.load(name.removeprefix("folder:"), image_size)
 
     # tensorflow-datasets takes a second to import, which only those who need it pay.
@@ -51,7 +59,9 @@ def load(name: str, *, data_dir: str | None = None, image_size: int | None = Non
 
     builder = prepared.builder(name, prepared.root(data_dir))
     if builder is None:
-        raise UserError(_unknown(name, ["digits", *originals.NAMES, *prepared.names()]))
+        raise UserError(
+            _unknown(name, ["digits", "stacked_mnist", *points.MIXTURES, *originals.NAMES, *prepared.names()])
+        )
     if prepared.is_readable(builder):
         return prepared.load(name, builder, split, image_size)
     if name in originals.NAMES:
@@ -106,7 +116,7 @@ def prefetch(fetch: Callable[[int], T], start: int, depth: int = 2) -> Iterator[
                 future.cancel()
 
 
-def _digits(image_size: int | None) -> Images:
+def _digits(image_size: int | None) -> Source:
     """The test part of the UCI "optical recognition of handwritten digits" (Alpaydin and Kaynak 1998), 8x8, grey.
 
     Ink v in 0..16 becomes the byte floor(255 v / 16 + 1/2), from which v = round(16 byte / 255).
@@ -131,6 +141,6 @@ def _unknown(name: str, known: list[str]) -> str:
         close = [f"folder:{name}"]
     return (
         f"unknown data set {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: there are digits; mnist,"
-        " fashion_mnist, kmnist, cifar10; folder:PATH for pictures of your own; and every name of tensorflow-datasets"
-        " (www.tensorflow.org/datasets)"
+        " fashion_mnist, kmnist, cifar10; folder:PATH for pictures of your own; grid25 and ring8, points of the plane; and"
+        " every name of tensorflow-datasets (www.tensorflow.org/datasets)"
     )

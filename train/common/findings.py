@@ -1,6 +1,7 @@
 """What was logged and measured of a run, as sections of its report."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,9 +15,20 @@ for the variance of the code's mean."""
 UNITS = {"nll": "NLL (nats)", "negative_elbo": "−ELBO (nats)", "bits_per_dim": "Bits per dimension"}
 """Estimates by name; others are called as they are."""
 
+WON = 0.95
+"""A discriminator has won that is so sure, on average, of the data, and so sure of what is generated."""
+
+ALIKE = 0.5
+"""Modes have collapsed where the samples' standard deviation is below this share of the data's."""
+
+LATE = 5
+"""Rows of metrics, at least, from which such things are told."""
+
 
 def curves(run: Run) -> str:
-    """A chart of every metric over the steps; of a reconstruction error and a KL also one against the other."""
+    """A chart of every metric over the steps; of a reconstruction error and a KL also one against the other. Before them, in words,
+    what has gone wrong in an adversarial game.
+    """
     if not run.metrics:
         return page.section("curves", "Curves", page.missing("metrics.jsonl holds no numbers yet."))
     resumed = [step for session in run.sessions if (step := session.first_step)]
@@ -28,7 +40,9 @@ def curves(run: Run) -> str:
         figures.append(_tug(run))
         note += " Of reconstruction against kl: the way from the ring, after a fiftieth of the steps, to the dot; "
         note += "along a faint line their sum is the same."
-    return page.section("curves", "Curves", f'<div class="charts">{"".join(figures)}</div><p class="note">{note}</p>')
+    warnings = "".join(page.warning(sentence) for sentence in _warnings(run))
+    charted = f'<div class="charts">{"".join(figures)}</div><p class="note">{note}</p>'
+    return page.section("curves", "Curves", warnings + charted)
 
 
 def has_tug(run: Run) -> bool:
@@ -71,6 +85,28 @@ def with_error(mean: float, error: float | None) -> str:
         return f"{mean:,.5g} ± {charts.number(error)}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{mean:,.{decimals}f} ± {error:,.{decimals}f}"
+
+
+def _warnings(run: Run) -> Iterator[str]:
+    real, fake, spread = (_of_late(run, name) for name in ("d_real", "d_fake", "spread"))
+    if real is not None and fake is not None and real > WON and fake < 1 - WON:
+        yield (
+            f"The discriminator has won: of late it takes the data for real with probability {real:.3f} and samples with {fake:.3f}, "
+            "and so teaches the generator little. In a new --run, try a smaller --discriminator-learning-rate; for train.gan also "
+            "a larger --r1, fewer --discriminator-steps or --objective hinge; or train.wgan_gp, whose critic may win."
+        )
+    if spread is not None and spread < ALIKE:
+        yield (
+            f"The samples are more alike than the data: of late their standard deviation is {charts.number(spread)} times the data's, "
+            "where 1 is right, so modes have collapsed. In a new --run, try a gradient penalty (--r1 of train.gan, or "
+            "train.wgan_gp), a larger --batch-size or a smaller --learning-rate."
+        )
+
+
+def _of_late(run: Run, name: str) -> float | None:
+    """The mean over the last tenth of the rows, and over `LATE` at least; None if there are not so many."""
+    values = run.metrics[name][1] if name in run.metrics else np.zeros(0)
+    return float(values[-max(LATE, math.ceil(len(values) / 10)) :].mean()) if len(values) >= LATE else None
 
 
 def _row(evaluation: Evaluation, names: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ class _Broken(NamedTuple):
     reason: str
 
 
-def load(path: str, image_size: int | None) -> sources.Images:
+def load(path: str, image_size: int | None) -> sources.Source:
     """All pictures under `path`, in the order of their names; of an animation, the first frame.
 
     - The order is that of the relative paths, folder by folder, compared code point by code point: the same on every
@@ -74,7 +74,7 @@ def load(path: str, image_size: int | None) -> sources.Images:
         return sources.in_memory(name, images, labels, class_names)
     listing = "\n".join(f"{file} {(root / file).stat().st_size}" for file in files)
     fingerprint = sources.digest(f"{listing}\n{shape}".encode())
-    return sources.Images(name, shape, len(files), class_names, fingerprint, read)
+    return sources.Source(name, shape, len(files), class_names, fingerprint, read)
 
 
 def _pictures(root: Path) -> list[str]:

@@ -86,6 +86,12 @@ class Run(NamedTuple):
         return Path(named) if isinstance(named, str) and named else None
 
     @property
+    def is_points(self) -> bool:
+        """Whether the data are points of the plane."""
+        shape = self.data.get("shape")
+        return isinstance(shape, list) and len(shape) == 1
+
+    @property
     def last_step(self) -> int:
         """The last step that anything here tells of; 0 if nothing does."""
         logged = [int(steps[-1]) for steps, _ in self.metrics.values()]

@@ -18,7 +18,7 @@ from train.common import data, parallel
 from train.common.interrupt import Interrupt
 from train.common.recipe import Recipe, State, root_key
 from train.common.record import Record
-from train.common.sources import Images
+from train.common.sources import Source
 
 RESIDENT_BYTES = 2**30
 """A data set up to this size lives on every device and is gathered there; a larger one is sent batch by batch."""
@@ -38,7 +38,7 @@ def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device]) -> State:
 def steps(
     recipe: Recipe,
     state: State,
-    source: Images,
+    source: Source,
     *,
     batch_size: int,
     seed: int,
@@ -48,19 +48,20 @@ def steps(
     """The state after each further step and that step's metrics, without end. Each state is donated to the next step.
 
     Batch and key are functions of (seed, step), so a state goes on in the same way whenever it is picked up. The metrics may
-    still be under way when they are yielded.
+    still be under way when they are yielded. A step takes ``recipe.minibatches`` minibatches of ``batch_size`` rows.
 
     Raises:
         UserError: if the devices cannot share the batch evenly.
     """
     parallel.check_divisible(batch_size, len(on))
+    num_rows = recipe.minibatches * batch_size
     first = int(parallel.local(state.step))
     if resident(source):
         table = parallel.place(source.rows(np.arange(len(source))), on)
-        feed = (_indices(source, seed, step, batch_size) for step in itertools.count(first))
+        feed = (_indices(source, seed, step, num_rows) for step in itertools.count(first))
     else:
         table = None
-        feed = data.prefetch(lambda step: source.rows(_indices(source, seed, step, batch_size)), first)
+        feed = data.prefetch(lambda step: source.rows(_indices(source, seed, step, num_rows)), first)
     run = parallel.parallelize(
         _step(recipe), on, rows=(False, False, True), donate=True, convolutions=recipe.convolutions, how=how
     )
@@ -73,7 +74,7 @@ def steps(
 def strides(
     recipe: Recipe,
     state: State,
-    source: Images,
+    source: Source,
     ends: Iterable[int],
     *,
     longest: int,
@@ -91,6 +92,7 @@ def strides(
     The metrics are (longest,) arrays, of which as many entries are filled as steps were taken.
     """
     parallel.check_divisible(batch_size, len(on))
+    num_rows = recipe.minibatches * batch_size
     step = int(parallel.local(state.step))
     table = parallel.place(source.rows(np.arange(len(source))), on)
     take_step = _step(recipe)
@@ -110,15 +112,15 @@ def strides(
     )
     for end in ends:
         # A new array each time: a CPU device reads it where it is, and may still be reading.
-        rows = np.zeros((batch_size // jax.process_count(), longest), np.int32)
+        rows = np.zeros((num_rows // jax.process_count(), longest), np.int32)
         for i, number in enumerate(range(step, end)):
-            rows[:, i] = _indices(source, seed, number, batch_size)
+            rows[:, i] = _indices(source, seed, number, num_rows)
         state, metrics = run(state, table, rows, parallel.place(np.int32(end - step), on))
         yield state, metrics
         step = end
 
 
-def resident(source: Images) -> bool:
+def resident(source: Source) -> bool:
     """Whether the data set lives on every device."""
     return source.nbytes <= RESIDENT_BYTES
 
@@ -133,12 +135,12 @@ def _step(recipe):
     return step
 
 
-def _indices(source, seed, step, batch_size):
+def _indices(source, seed, step, num_rows):
     """This host's part of the batch."""
-    return np.split(data.indices(seed, step, batch_size, len(source)), jax.process_count())[jax.process_index()]
+    return np.split(data.indices(seed, step, num_rows, len(source)), jax.process_count())[jax.process_index()]
 
 
-def fit(config: Any, description: dict, recipe: Recipe, source: Images, folder: Path, on: Sequence[jax.Device]) -> int:
+def fit(config: Any, description: dict, recipe: Recipe, source: Source, folder: Path, on: Sequence[jax.Device]) -> int:
     """Train to config.job.steps in the run folder, from its newest sound checkpoint if it has one.
 
     Args:

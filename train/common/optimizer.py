@@ -14,13 +14,18 @@ from train.common.recipe import State
 def adam(
     learning_rate: float, warmup_steps: int, clip_norm: float, decay_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Adam after clipping the gradient's global norm; the rate rises linearly over warmup_steps, then stays, or with
-    decay_steps falls along half a cosine, to a hundredth by that step."""
+    """Adam after clipping the gradient's global norm, with the learning rate of `rate`."""
+    return optax.chain(_clip(clip_norm), optax.adam(rate(learning_rate, warmup_steps, decay_steps)))
+
+
+def rate(learning_rate: float, warmup_steps: int, decay_steps: int) -> optax.Schedule:
+    """step -> learning rate: up linearly over warmup_steps; then it stays, or with decay_steps falls along half a cosine, to a
+    hundredth by that step."""
     if decay_steps:
-        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps, learning_rate / 100)
-    else:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
-    return optax.chain(_clip(clip_norm), optax.adam(rate))
+        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps, learning_rate / 100)
+    if warmup_steps:
+        return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.constant_schedule(learning_rate)
 
 
 def start(params: Any, adam: optax.GradientTransformation, key: jax.Array) -> State:

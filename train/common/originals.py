@@ -33,7 +33,7 @@ class Original(NamedTuple):
     sha256: str
 
 
-def load(name: str, builder: prepared.Builder, split: str, image_size: int | None) -> sources.Images:
+def load(name: str, builder: prepared.Builder, split: str, image_size: int | None) -> sources.Source:
     """One of `NAMES`, in the order of the original files ("train" or "test").
 
     The order, and so the run, differs from that of the same set prepared by tensorflow-datasets, which shuffles. The

@@ -43,6 +43,11 @@ def missing(sentence: str) -> str:
     return f'<p class="missing">{escape(sentence)}</p>'
 
 
+def warning(sentence: str) -> str:
+    """What the person should know before anything else here."""
+    return f'<p class="warning">{escape(sentence)}</p>'
+
+
 def facts(title: str, pairs: Iterable[tuple[str, str]]) -> str:
     """A titled list of names and values, both text."""
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
@@ -163,6 +168,7 @@ a { color: var(--accent); }
 code, .kind { font-family: var(--mono); font-size: .875em; }
 .kind { margin: 0; color: var(--soft); }
 .missing { max-width: none; padding: 1.1rem 1.25rem; border: 1px dashed var(--line); border-radius: 8px; color: var(--soft); }
+.warning { max-width: none; padding: 1rem 1.25rem; border-left: 3px solid var(--wait); background: var(--card); }
 .status { display: flex; flex-wrap: wrap; gap: .3rem .8rem; align-items: baseline; margin: 0; max-width: none; }
 .status b { color: var(--hue); white-space: nowrap; }
 .status b::before { content: ""; display: inline-block; width: .6em; height: .6em; margin-right: .5em;
@@ -180,6 +186,7 @@ code, .kind { font-family: var(--mono); font-size: .875em; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.75rem; }
 .pair img, .wide img { width: 100%; }
 .animation { image-rendering: pixelated; }
+.smooth .animation { image-rendering: auto; }
 .wide { margin-top: 1.75rem; }
 .pair.wide > :only-child { max-width: 44rem; }
 .film { display: flex; gap: .9rem; margin-top: 1.75rem; padding-bottom: .8rem; overflow-x: auto;

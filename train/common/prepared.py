@@ -92,7 +92,7 @@ def unreachable(url: str) -> str:
         return f"{url} cannot be reached ({type(error).__name__})"
 
 
-def load(name: str, builder: Builder, split: str, image_size: int | None) -> sources.Images:
+def load(name: str, builder: Builder, split: str, image_size: int | None) -> sources.Source:
     """A prepared set: its feature "image", and its feature "label" where that is a class.
 
     Raises:
@@ -146,7 +146,7 @@ def load(name: str, builder: Builder, split: str, image_size: int | None) -> sou
     class_names = tuple(features["label"].names) if labelled else ()
     if len(records) * int(np.prod(shape)) > sources.IN_MEMORY_BYTES:
         identity = f"{builder.info.full_name} {split} {len(records)} {builder.info.dataset_size} {shape}"
-        return sources.Images(name, shape, len(records), class_names, sources.digest(identity.encode()), read)
+        return sources.Source(name, shape, len(records), class_names, sources.digest(identity.encode()), read)
     images, labels = np.empty((len(records), *shape), np.uint8), np.empty(len(records), np.int32)
     chunks = np.array_split(np.arange(len(records)), -(-len(records) // 1000))
     for chunk in sources.progress(chunks, f"reading {name}", len(chunks)):

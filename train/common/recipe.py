@@ -27,7 +27,8 @@ class State(NamedTuple):
 class Recipe(NamedTuple):
     """A trainable generative model.
 
-    A batch is a dictionary of arrays with one row per example; "image" is uint8 (b, h, w, c), "label" int32 (b,).
+    A batch is a dictionary of arrays with one row per example: "image", uint8 (b, h, w, c), or "point", float32 (b, 2); and "label",
+    int32 (b,).
     """
 
     init: Callable[[jax.Array], State]
@@ -35,7 +36,7 @@ class Recipe(NamedTuple):
     step: Callable[[State, dict, jax.Array], tuple[State, dict]]
     """state, batch, key -> state, metrics; sees one device's rows and averages over the axis named "data"."""
     sample: Callable[[State, dict, jax.Array], jax.Array]
-    """state, batch, key -> images in [-1, 1], one per row of the batch; sees one device's rows of axis "data"."""
+    """state, batch, key -> images in [-1, 1], or points, one per row of the batch; sees one device's rows of axis "data"."""
     pictures: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
     """Further pictures of a finished run, by name, called like sample. What gives one image per row makes a grid; what
     gives its moments too, (b, moments, h, w, c), a strip and an animation."""
@@ -45,6 +46,11 @@ class Recipe(NamedTuple):
     """state, batch, key, samples -> by name, such as "nll", an estimate for each row, (b,), in nats, from so many samples each."""
     convolutions: bool = True
     """Whether a step has convolutions, which decides where a loop over steps pays."""
+    minibatches: int = 1
+    """Minibatches that one step takes, of job.batch_size rows each. They come interleaved, so that on any number of devices the same
+    rows are of minibatch j: rows j, j + minibatches, ... of the step's batch."""
+    landscape: Callable[[State, jax.Array], jax.Array] | None = None
+    """state, points of the plane (n, 2) -> what the model thinks of each, (n,); drawn behind samples that are points."""
 
 
 def root_key(seed: int, use: Literal["training", "gallery", "sample", "evaluate"]) -> jax.Array:

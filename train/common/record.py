@@ -16,14 +16,14 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from train.common import config as configuration
-from train.common import devices, parallel
+from train.common import devices, history, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.errors import UserError
-from train.common.gallery import Gallery
+from train.common.gallery import Gallery, animate
 from train.common.journal import Metrics, Session
 from train.common.recipe import Recipe, State, with_keys, without_keys
 from train.common.report import write_report
-from train.common.sources import Images
+from train.common.sources import Source
 from train.common.stopwatch import Stopwatch, seconds_since_start
 
 
@@ -31,10 +31,12 @@ class Record:
     """A context: inside it the folder is this process's alone; leaving it writes everything down."""
 
     def __init__(
-        self, folder: Path, config: Any, description: dict, recipe: Recipe, source: Images, on: Sequence[jax.Device]
+        self, folder: Path, config: Any, description: dict, recipe: Recipe, source: Source, on: Sequence[jax.Device]
     ):
         self.folder, self._config, self._description = folder, config, description
         self.job, self._on = config.job, on
+        self._step_size = recipe.minibatches * self.job.batch_size
+        self._examples = "points" if source.is_points else "images"
         self._leads = devices.leads()
         self._gallery = Gallery(
             recipe, source, num=self.job.num_samples, seed=self.job.seed, on=on, how=self.job.parallel
@@ -139,6 +141,7 @@ class Record:
         if not self._grid(step).exists():  # it was drawn, unless the run was killed after its last checkpoint
             self._gallery.draw(self._grid(step), state)
         self._gallery.draw_pictures(self.folder / "samples", state)
+        animate(list(history.read(self.folder).grids.values()), self.folder / "samples" / "training.gif")
         self._gallery.measure(self.folder / "statistics.json", step, state)
         self._conclude(step, "finished")
         self._say(
@@ -160,8 +163,8 @@ class Record:
         self._metrics.add(step - len(rows) + 1, rows)
         self._stopwatch.lap(step)
         if rows:
-            speed = self._stopwatch.steps_per_second * self.job.batch_size
-            self._bar.set_postfix_str(f"loss {rows[-1]['loss']:.4f}, {speed:,.0f} images/s", refresh=False)
+            speed = self._stopwatch.steps_per_second * self._step_size
+            self._bar.set_postfix_str(f"loss {rows[-1]['loss']:.4f}, {speed:,.0f} {self._examples}/s", refresh=False)
 
     def _conclude(self, step, outcome):
         if self._leads:
@@ -170,7 +173,7 @@ class Record:
 
     def _note(self, step, **values):
         speed = self._stopwatch.steps_per_second
-        rates = {"steps_per_second": round(speed, 3), "images_per_second": round(speed * self.job.batch_size, 1)}
+        rates = {"steps_per_second": round(speed, 3), "images_per_second": round(speed * self._step_size, 1)}
         self._session.note(
             last_step=step, peak_memory_bytes=devices.peak_memory(self._on), **(rates if speed else {}), **values
         )

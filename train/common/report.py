@@ -76,7 +76,9 @@ def _tiles(run: Run) -> Iterator[str]:
     if run.sessions and (speed := run.sessions[-1].images_per_second):
         steps = run.sessions[-1].steps_per_second
         yield _tile(
-            "Images per second", charts.number(round(speed)), f"{charts.number(steps)} steps/s" if steps else ""
+            f"{_examples(run)} per second",
+            charts.number(round(speed)),
+            f"{charts.number(steps)} steps/s" if steps else "",
         )
     if spent := sum(session.seconds or 0.0 for session in run.sessions):
         count = len(run.sessions)
@@ -90,7 +92,8 @@ def _tile(name: str, value: str, more: str) -> str:
 def _speed(run: Run) -> str:
     if not run.sessions:
         return page.section("speed", "Speed and hardware", page.missing("No session has ended yet."))
-    names = ["Started (UTC)", "Steps", "Outcome", "Duration", "First step after", "Steps/s", "Images/s", "Peak memory"]
+    names = ["Started (UTC)", "Steps", "Outcome", "Duration", "First step after", "Steps/s"]
+    names += [f"{_examples(run)}/s", "Peak memory"]
     # A later session shows that an earlier one is not running any more.
     past = [s._replace(outcome="cut off") if s.outcome == "running" else s for s in run.sessions[:-1]]
     table = page.table(names, [_session_row(session) for session in (*past, run.sessions[-1])[-SESSIONS:]])
@@ -154,7 +157,10 @@ def _commands(run: Run) -> str:
         drawn = f"python -m train.sample {folder} --num 64"
         if "denoising.gif" in run.pictures:
             drawn += " --sampler ddim --steps 50"
-        commands += [("Draw new pictures", drawn), ("The same, each in a file of its own", f"{drawn} --separate")]
+        if run.is_points:
+            commands.append(("Draw new points", f"python -m train.sample {folder} --num 2500"))
+        else:
+            commands += [("Draw new pictures", drawn), ("The same, each in a file of its own", f"{drawn} --separate")]
     commands.append(("See every flag", f"{recipe} --help"))
     body = "".join(f"<p>{page.escape(what)}</p>{page.command(how)}" for what, how in commands)
     return page.section("next", "What to do next", body)
@@ -169,10 +175,14 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _examples(run: Run) -> str:
+    return "Points" if run.is_points else "Images"
+
+
 def _data_name(run: Run) -> str:
     name = run.data.get("name") or run.flags.get("dataset") or ""
     shape = run.data.get("shape")
-    return f"{name} {_shape(shape)}" if name and isinstance(shape, list) else str(name)
+    return f"{name} {_shape(shape)}" if name and isinstance(shape, list) and not run.is_points else str(name)
 
 
 def _shape(shape: list) -> str:

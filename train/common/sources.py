@@ -1,4 +1,4 @@
-"""What every image data set looks like to the training loop, and how one picture becomes pixels."""
+"""What every data set looks like to the training loop, and how one picture becomes pixels."""
 
 import dataclasses
 import hashlib
@@ -17,13 +17,13 @@ IN_MEMORY_BYTES = 4 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """A finite sequence of labelled images, all of one shape."""
+class Source:
+    """A finite sequence of labelled images, all of one shape, or of labelled points of the plane."""
 
     name: str
     """What was asked for: "digits", "cifar10", "folder:/home/me/cats"."""
-    shape: tuple[int, int, int]
-    """(h, w, c) of every image; c is 1 (grey) or 3 (RGB)."""
+    shape: tuple[int, ...]
+    """(h, w, c) of every image; c is 1 (grey) or 3 (RGB). Of a point: (2,)."""
     num_examples: int
     class_names: tuple[str, ...]
     """The name of each label; empty where the set has no labels (then every label is 0)."""
@@ -31,7 +31,7 @@ class Images:
     """16 hexadecimal digits that change with the content: of every byte where the set lies in memory, of names and
     sizes where it is decoded batch by batch."""
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = dataclasses.field(repr=False)
-    """indices (b,) -> images uint8 (b, h, w, c), labels int32 (b,)."""
+    """indices (b,) -> images uint8 (b, h, w, c) or points float32 (b, 2), labels int32 (b,)."""
 
     def __len__(self) -> int:
         return self.num_examples
@@ -43,29 +43,34 @@ class Images:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images together when decoded."""
-        return self.num_examples * int(np.prod(self.shape))
+        """Bytes of all images together when decoded, or of all points."""
+        return self.num_examples * int(np.prod(self.shape)) * (4 if self.is_points else 1)
+
+    @property
+    def is_points(self) -> bool:
+        """Whether the examples are points of the plane."""
+        return len(self.shape) == 1
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}.
+        """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}, or with "point", float32 (b, 2).
 
         `rows(np.arange(len(source)))` is the whole table. Where the set is decoded batch by batch, an unreadable
         picture raises UserError with the name of its file.
         """
-        images, labels = self.read(np.asarray(indices))
-        return {"image": images, "label": labels}
+        examples, labels = self.read(np.asarray(indices))
+        return {"point" if self.is_points else "image": examples, "label": labels}
 
 
-def in_memory(name: str, images: np.ndarray, labels: np.ndarray, class_names: Iterable[str]) -> Images:
-    """A data set held in RAM: images uint8 (n, h, w, c), labels int (n,)."""
-    images, labels = np.ascontiguousarray(images), np.ascontiguousarray(labels, np.int32)
-    return Images(
+def in_memory(name: str, examples: np.ndarray, labels: np.ndarray, class_names: Iterable[str]) -> Source:
+    """A data set held in RAM: images uint8 (n, h, w, c) or points float32 (n, 2), labels int (n,)."""
+    examples, labels = np.ascontiguousarray(examples), np.ascontiguousarray(labels, np.int32)
+    return Source(
         name=name,
-        shape=images.shape[1:],
-        num_examples=len(images),
+        shape=examples.shape[1:],
+        num_examples=len(examples),
         class_names=tuple(class_names),
-        fingerprint=digest(str(images.shape).encode(), images, labels),
-        read=lambda indices: (images[indices], labels[indices]),
+        fingerprint=digest(str(examples.shape).encode(), examples, labels),
+        read=lambda indices: (examples[indices], labels[indices]),
     )
 
 

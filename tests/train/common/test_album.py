@@ -8,6 +8,8 @@ import pytest
 
 from train.common import album, history, page, pictures
 
+MOTION = "The same noise while the model learns"
+
 
 def draw(folder, *names, height=8, width=8):
     for name in names:
@@ -16,9 +18,11 @@ def draw(folder, *names, height=8, width=8):
         pictures.save_gif(path, [picture, picture // 2]) if path.suffix == ".gif" else pictures.save_png(path, picture)
 
 
-def configure(folder, recipe, **job):
+def configure(folder, recipe, shape=(8, 8, 1), **job):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "config": {"job": job}, "data": {}}))
+    (folder / "config.json").write_text(
+        json.dumps({"recipe": recipe, "config": {"job": job}, "data": {"shape": shape}})
+    )
 
 
 def shown(folder):
@@ -58,6 +62,22 @@ def test_an_animation_is_left_out_where_its_strip_is_there_save_for_denoising(tm
         album.CAPTIONS["interpolation"],
         "other",
     ]
+
+
+@pytest.mark.parametrize("at_work", [(), ("denoising.gif",)])
+def test_the_animation_of_the_training_stands_beside_the_newest_samples(tmp_path, at_work):
+    draw(tmp_path, "step_00000010.png", "step_00000020.png", "training.gif", *at_work)
+    root = shown(tmp_path)
+    pair = [figure.findtext("figcaption") for figure in root.find(".//div[@class='pair']")]
+    assert pair == ["Samples at step 20", *("The same model at work: from noise to pictures" for _ in at_work), MOTION]
+    assert captions(root) == [*pair, "step 10"]
+
+
+def test_of_points_the_page_says_which_are_which(tmp_path):
+    draw(tmp_path, "step_00000010.png")
+    for shape, told in (((8, 8, 1), ""), ((2,), "Strong: samples. Faint: data.")):
+        configure(tmp_path, "gan", shape)
+        assert shown(tmp_path).findtext(".//p[@class='note']", "")[:29] == told
 
 
 def test_the_newest_grid_of_another_run_stands_beside_the_newest_of_this_one(tmp_path, monkeypatch):

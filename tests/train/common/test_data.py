@@ -143,7 +143,13 @@ def test_the_digits_need_neither_jax_nor_scikit_learn_nor_tensorflow_datasets_to
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("mnst", "mnist"), ("CIFAR-10", "cifar10"), ("fashion-mnist", "fashion_mnist"), ("digit", "digits")],
+    [
+        ("mnst", "mnist"),
+        ("CIFAR-10", "cifar10"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("digit", "digits"),
+        ("ring-8", "ring8"),
+    ],
 )
 def test_a_misspelt_name_is_answered_with_the_nearest_one(name, hint):
     with pytest.raises(UserError, match=f"unknown data set '{name}' \\(did you mean '{hint}'"):
@@ -158,12 +164,22 @@ def test_a_folder_given_without_its_prefix_is_answered_with_the_prefix(tmp_path)
 @pytest.mark.parametrize("name", ["", "no such thing", "huggingface:mnist", "downloads"])
 def test_a_name_that_nothing_resembles_is_answered_with_the_list(name, tmp_path):
     (tmp_path / "downloads").mkdir()
-    with pytest.raises(UserError, match=r"digits; mnist, fashion_mnist, kmnist, cifar10; folder:PATH"):
+    with pytest.raises(
+        UserError, match=r"digits; mnist, fashion_mnist, kmnist, cifar10; folder:PATH .* grid25 and ring8, points"
+    ):
         data.load(name, data_dir=str(tmp_path))
 
 
-def test_digits_and_folders_have_no_other_split():
-    for name in ("digits", "folder:anywhere"):
+@pytest.mark.parametrize("name", ["grid25", "ring8"])
+def test_points_are_known_by_name_and_have_no_size_in_pixels(name):
+    source = data.load(name)
+    assert (source.name, source.is_points) == (name, True)
+    with pytest.raises(UserError, match=f"--image-size is for images, and {name} holds points"):
+        data.load(name, image_size=8)
+
+
+def test_digits_points_and_folders_have_no_other_split():
+    for name in ("digits", "grid25", "folder:anywhere"):
         with pytest.raises(UserError, match="one split, 'train'; got 'test'"):
             data.load(name, split="test")
 

@@ -92,6 +92,51 @@ def test_the_tug_is_shown_where_both_its_ends_were_logged_beside_the_curve_of_ea
     assert root.findall(".//output")[-1].text == "sum 9"
 
 
+def warnings(folder, rows, **metrics):
+    """What the page warns of where each metric has these values in turn, the last of them ever after."""
+    values = [{name: v[min(i, len(v) - 1)] for name, v in metrics.items()} for i in range(rows)]
+    log(folder, *({"step": 10 * i, "loss": 1.0, **row} for i, row in enumerate(values, 1)))
+    root = shown(findings.curves, folder)
+    section = list(root.find(".//section"))
+    warned = [p.text for p in section if p.get("class") == "warning"]
+    assert [p.text for p in section[1 : 1 + len(warned)]] == warned
+    return warned
+
+
+def test_a_discriminator_that_is_sure_of_both_kinds_has_won(tmp_path):
+    (warned,) = warnings(tmp_path, 20, d_real=[0.99], d_fake=[0.01])
+    assert warned.startswith("The discriminator has won: of late it takes the data for real with probability 0.990")
+    assert "--discriminator-steps" in warned
+
+
+def test_samples_whose_spread_is_less_than_half_the_datas_have_collapsed(tmp_path):
+    (warned,) = warnings(tmp_path, 20, spread=[0.25])
+    assert warned.startswith("The samples are more alike than the data: of late their standard deviation is 0.25 times")
+
+
+def test_both_may_happen_at_once(tmp_path):
+    assert len(warnings(tmp_path, 5, d_real=[1.0], d_fake=[0.0], spread=[0.0])) == 2
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {}, {"d_real": [0.5], "d_fake": [0.5], "spread": [1.0]}, {"d_real": [0.99], "d_fake": [0.3]},
+        {"d_real": [0.7], "d_fake": [0.01]}, {"d_real": [0.99]}, {"d_fake": [0.01]}, {"spread": [3.0]},
+    ],
+)  # fmt: skip
+def test_where_nothing_is_wrong_nothing_is_said(tmp_path, metrics):
+    assert warnings(tmp_path, 20, **metrics) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad", "told"), [(100, 6, 1), (100, 5, 0), (40, 3, 1), (40, 2, 0), (5, 5, 1), (4, 4, 0)]
+)
+def test_the_last_tenth_of_the_rows_counts_and_five_at_least(tmp_path, rows, bad, told):
+    """The mean of ones and, in the end, so many noughts is below a half if more than half of what counts are noughts."""
+    assert len(warnings(tmp_path, rows, spread=[1.0] * (rows - bad) + [0.0])) == told
+
+
 @pytest.mark.parametrize("other", [{"step": 2, "reconstruction": 3.0}, {"step": 1, "grad_norm": 3.0}])
 def test_without_steps_in_common_there_is_no_tug(tmp_path, other):
     log(tmp_path, {"step": 1, "kl": 1.0}, other)

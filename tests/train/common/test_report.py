@@ -184,6 +184,20 @@ def test_the_commands_are_the_ones_to_type(run):
     ]
 
 
+def test_of_a_run_of_points_the_report_speaks_of_points(run):
+    described = json.loads((run / "config.json").read_text())
+    described["data"] = {"name": "ring8", "shape": [2]}
+    rows(run / "config.json", described | {"recipe": "gan"})
+    root, text = read(run)
+    assert root.findtext(".//p[@class='kind']") == "train.gan · ring8"
+    assert "Points per second" in text
+    assert "Points/s" in text
+    assert "Images" not in text
+    commands = ["".join(pre.itertext()) for pre in root.iter("pre")]
+    assert f"python -m train.sample {run} --num 2500" in commands
+    assert not any("--separate" in command for command in commands)
+
+
 def test_the_command_to_go_on_is_the_one_that_was_typed(run):
     typed = "python -m train.ddpm --accelerator tpu --run 'my run'"
     rows(run / "sessions.jsonl", {"last_step": 300, "outcome": "time limit", "command": typed})
