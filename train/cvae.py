@@ -51,6 +51,8 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     import jax
     import jax.numpy as jnp
 
+    from train.common import codes
+
     if num_classes < 2:
         raise UserError(
             f"train.cvae needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: "
@@ -69,12 +71,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     }[config.labels]
     built = vae.build(config, image_shape, condition)
 
-    def classes(state, batch, key):
-        """The same noise as every class, side by side, (b, h, num_classes w, c)."""
-        labels = [jnp.full_like(batch["label"], label) for label in range(num_classes)]
-        return jnp.concatenate([built.sample(state, {**batch, "label": label}, key) for label in labels], axis=2)
-
-    return built._replace(pictures={"classes": classes, **built.pictures})
+    return built._replace(pictures={"classes": codes.classes(built.sample, num_classes), **built.pictures})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda c
             from train import vae as module
         case "cvae":
             from train import cvae as module
+        case "gan":
+            from train import gan as module
+        case "wgan_gp":
+            from train import wgan_gp as module
+        case "cvae_gan":
+            from train import cvae_gan as module
         case "ddpm":
             from train import ddpm as module
         case other:
@@ -30,7 +36,7 @@ def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda c
 
 
 def images(description: dict, split: str, data_dir: str | None) -> Any:
-    """The images of the run's data set in this split, at its size; from its own data directory if none is given.
+    """The images, or points, of the run's data set in this split, at its size; from its own data directory if none is given.
 
     Raises:
         UserError: if there are none.

@@ -311,6 +311,10 @@ BAD = {
     "batch not divisible by devices": (["--devices", "2", "--batch-size", "7"], "try --batch-size 6 or 8"),
     "folder that is not there": (["--dataset", "folder:nowhere"], "nowhere"),
     "a chain of no steps": (["--num-timesteps", "0"], "--num-timesteps must be at least 2"),
+    "points instead of images": (
+        ["--dataset", "ring8"],
+        "train.ddpm is for images; train.gan and train.wgan_gp take points",
+    ),
     "no training steps": (["--steps", "0"], "--steps must be at least 1"),
     "more sampling steps than the chain has": (["--sample-steps", "50"], "--sample-steps must lie between 1 and 20"),
     "images that do not halve so often": (["--multipliers", "1", "1", "1", "1", "1"], "8x8"),

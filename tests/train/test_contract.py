@@ -66,7 +66,7 @@ def test_parameters_and_their_average_are_float32_and_the_average_follows(model)
     for tree in (state.params, state.ema):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.float32)}
     start = model.start(jax.devices()[:1])
-    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.ema, start.params)
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.ema, start.ema)
     assert max(jax.tree.leaves(moved)) > 0
     assert fingerprint(state.ema, {}) != fingerprint(state.params, {})
 

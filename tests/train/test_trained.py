@@ -45,8 +45,8 @@ def test_its_configuration_is_the_one_it_was_trained_with_and_may_be_changed(run
 
 
 def test_a_run_of_a_recipe_from_elsewhere_is_refused(tmp_path):
-    description = {"recipe": "gan", "config": {}, "data": {"shape": [8, 8, 1], "num_classes": 10}}
-    with pytest.raises(UserError, match=r"is a run of train\.gan, which this version does not know"):
+    description = {"recipe": "flow", "config": {}, "data": {"shape": [8, 8, 1], "num_classes": 10}}
+    with pytest.raises(UserError, match=r"is a run of train\.flow, which this version does not know"):
         trained.recipe(tmp_path, description)
 
 

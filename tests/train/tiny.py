@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from train import ae, cvae, ddpm, vae
+from train import ae, cvae, cvae_gan, ddpm, gan, vae, wgan_gp
 from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
@@ -61,12 +61,27 @@ VAE_FLAGS = [
 CONV_VAE = vae.Config(job=JOB, network=CONVOLUTIONS, likelihood="gaussian", optimizer=ADAM)
 CVAE = cvae.Config(job=JOB, network=NETWORK, optimizer=ADAM)
 
+POOLED = gan.Network(architecture="plain", width=2, multipliers=(1, 2))
+PERCEPTRONS = gan.Network(architecture="mlp", latent_dim=3, hidden=(16,))
+GAN = gan.Config(
+    job=JOB,
+    network=POOLED,
+    discriminator_steps=2,
+    r1=0.1,
+    optimizer=gan.Optimizer(learning_rate=1e-4, discriminator_learning_rate=1e-2),
+)
+WGAN_GP = wgan_gp.Config(job=JOB, network=PERCEPTRONS, critic_steps=2, optimizer=gan.Optimizer(learning_rate=2e-3))
+CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer(learning_rate=2e-3))
+
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
     "ae": (AE, ae.recipe),
     "vae": (VAE, vae.recipe),
     "conv_vae": (CONV_VAE, vae.recipe),
     "cvae": (CVAE, cvae.recipe),
+    "gan": (GAN, gan.recipe),
+    "wgan_gp": (WGAN_GP, wgan_gp.recipe),
+    "cvae_gan": (CVAE_GAN, cvae_gan.recipe),
 }
 """Name -> configuration, recipe(config, image_shape, num_classes)."""
 
@@ -86,7 +101,9 @@ def state_of(recipe, seed, scale=0.4):
     shapes, rng = jax.eval_shape(recipe.init, jax.random.key(0)), np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32), shapes.params)
     opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt)
-    return State(np.int32(0), params, params, opt, jax.random.key(seed))
+    of_all = shapes.ema.keys() <= params.keys()
+    ema = {name: params[name] for name in shapes.ema} if of_all else params["generator"]
+    return State(np.int32(0), params, ema, opt, jax.random.key(seed))
 
 
 def step(recipe, state, batch, key, devices=1, wanted=lambda state, metrics: metrics):

@@ -1,0 +1,262 @@
+"""Algorithm 1 of Goodfellow et al. 2014, as recipes play it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import adversarial
+from tests.train.tiny import GAN, PERCEPTRONS, SHAPE, WGAN_GP, batch_of, draw, state_of, step
+from train import game, gan, wgan_gp
+from train.common import data, loop
+from train.common.checkpoint import fingerprint
+from train.common.errors import UserError
+from train.common.recipe import State
+
+K = 3
+DENSE = replace(GAN, network=PERCEPTRONS, discriminator_steps=1, r1=0.0)
+
+
+def difference(score, real, fake, labels, keys):
+    real_scores, fake_scores = game.of_both(score, real, fake, labels)
+    return adversarial.discriminator_loss(real_scores, fake_scores), {}
+
+
+LOSSES = game.Losses(difference, adversarial.non_saturating_generator_loss)
+
+
+def test_each_discriminator_step_takes_rows_and_noise_of_its_own_and_the_generator_comes_last():
+    seen = []
+
+    def discriminator(state, minibatch, key):
+        seen.append((minibatch["image"].tolist(), jax.random.key_data(key).tolist()))
+        return state + 1, {"loss": state}
+
+    def generator(state, minibatch, key):
+        seen.append(("generator", jax.random.key_data(key).tolist()))
+        return state + 100, {"generator_loss": 5}
+
+    recorder = game.Game(None, discriminator, generator, None, None, None)
+    rows = {"image": np.arange(12), "label": np.arange(12)}
+    state, metrics = game.play(recorder, K, 0, rows, jax.random.key(0))
+    assert state == 103
+    assert metrics == {"loss": 2, "generator_loss": 5}
+    assert [rows for rows, _ in seen] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], "generator"]
+    assert len({tuple(key) for _, key in seen}) == K + 1
+
+
+@pytest.mark.parametrize("network", [PERCEPTRONS, GAN.network], ids=["mlp", "plain"])
+def test_the_step_of_one_program_is_k_plus_1_separate_moves_to_the_bit(network):
+    config = replace(GAN, network=network)
+    played = game.moves(config, (8, 8, 1), 0, LOSSES)
+    source = data.load("digits")
+    batch = source.rows(np.arange(8 * K))
+    state, key = jax.jit(played.init)(jax.random.key(0)), jax.random.key(7)
+
+    def on_one_device(function):
+        mapped = jax.vmap(function, in_axes=None, out_axes=0, axis_name="data", axis_size=1)
+        return jax.jit(lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*arguments)))
+
+    together = on_one_device(lambda state, rows, key: game.play(played, K, state, rows, key)[0])(state, batch, key)
+    apart = state
+    for k in range(K):
+        minibatch = {name: rows[k::K] for name, rows in batch.items()}
+        move = on_one_device(lambda state, rows, key: played.discriminator(state, rows, key)[0])
+        apart = move(apart, minibatch, jax.random.fold_in(key, k))
+    move = on_one_device(lambda state, rows, key: played.generator(state, rows, key)[0])
+    apart = move(apart, minibatch, jax.random.fold_in(key, K))
+    assert fingerprint(together, {}) == fingerprint(apart, {})
+    assert fingerprint(together, {}) != fingerprint(state, {})
+
+
+def test_a_discriminator_move_leaves_the_generator_alone_and_the_reverse():
+    played = game.moves(DENSE, (8, 8, 1), 0, LOSSES)
+    batch = data.load("digits").rows(np.arange(8))
+    state = played.init(jax.random.key(0))
+
+    def moved(move):
+        def on_one(state):
+            return jax.vmap(lambda s: move(s, batch, jax.random.key(1))[0], None, 0, axis_name="data", axis_size=1)(
+                state
+            )
+
+        after = jax.tree.map(lambda leaf: leaf[0], jax.jit(on_one)(state))
+        return [
+            name for name in state.params if fingerprint(state.params[name], {}) != fingerprint(after.params[name], {})
+        ]
+
+    assert moved(played.discriminator) == ["discriminator"]
+    assert moved(played.generator) == ["generator"]
+
+
+def test_the_set_is_seen_k_times_as_fast():
+    """Steps of k minibatches go through the data as k times as many steps of one do."""
+    source = data.load("digits")
+    recipe = gan.recipe(replace(DENSE, discriminator_steps=K), source.shape)
+    seen = []
+
+    def spy(state, batch, key):
+        jax.debug.callback(lambda image: seen.append(np.asarray(image)), batch["image"])
+        return state._replace(step=state.step + 1), {"loss": jnp.zeros(())}
+
+    state = loop.initial_state(recipe, 0, jax.devices()[:1])
+    fold = loop.steps(recipe._replace(step=spy), state, source, batch_size=4, seed=0, on=jax.devices()[:1])
+    for _ in range(2):
+        jax.block_until_ready(next(fold))
+    jax.effects_barrier()
+    expected = source.rows(data.indices(0, 0, 2 * K * 4, len(source)))["image"]
+    np.testing.assert_array_equal(np.concatenate(seen), expected)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_several_devices_play_the_game_of_one(devices):
+    recipe = gan.recipe(replace(DENSE, discriminator_steps=K, r1=0.3), SHAPE)
+    state, batch, key = state_of(recipe, seed=1), batch_of(4 * K), jax.random.key(3)
+    alone = step(recipe, state, batch, key)
+    together = step(recipe, state, batch, key, devices)
+    for name in alone:
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("objective", ["minimax", "non_saturating", "hinge", "least_squares"])
+def test_the_metrics_of_a_move_are_the_losses_of_the_networks_scores(objective):
+    config = replace(DENSE, objective=objective)
+    recipe, key = gan.recipe(config, SHAPE), jax.random.key(3)
+    state, batch = state_of(recipe, seed=1), batch_of(6)
+    played = game.moves(config, SHAPE, 0, LOSSES)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), jnp.arange(6))
+    z = played.noise(jax.vmap(jax.random.split, out_axes=1)(keys)[0])
+    real = batch["image"] / np.float32(127.5) - 1
+    params = state.params
+    scores = [
+        played.score(params["discriminator"], x, None) for x in (real, played.generate(params["generator"], z, None))
+    ]
+    loss = {
+        "hinge": adversarial.hinge_discriminator_loss,
+        "least_squares": adversarial.least_squares_discriminator_loss,
+    }.get(objective, adversarial.discriminator_loss)
+    metrics = step(recipe, state, batch, key)
+    np.testing.assert_allclose(metrics["loss"], loss(*scores), rtol=1e-5)
+    if objective in ("minimax", "non_saturating"):
+        probabilities = [jax.nn.sigmoid(score).mean() for score in scores]
+        np.testing.assert_allclose([metrics["d_real"], metrics["d_fake"]], probabilities, rtol=1e-5)
+
+
+def test_plain_descent_moves_against_the_gradient_of_each_players_own_loss():
+    """With sgd without momentum, learning rate times gradient is the step; the gradient norms are logged."""
+    rates = gan.Optimizer("sgd", learning_rate=0.5, discriminator_learning_rate=0.25, momentum=0.0)
+    recipe = gan.recipe(replace(DENSE, optimizer=rates), SHAPE)
+    state, batch = state_of(recipe, seed=1), batch_of(6)
+    after, metrics = step(recipe, state, batch, jax.random.key(3), wanted=lambda s, m: (s.params, m))
+    for player, rate, norm in (("generator", 0.5, "generator_grad_norm"), ("discriminator", 0.25, "grad_norm")):
+        moves = jax.tree.leaves(jax.tree.map(lambda a, b: a - b, after[player], state.params[player]))
+        length = np.sqrt(sum((move**2).sum() for move in moves))
+        np.testing.assert_allclose(length, rate * metrics[norm], rtol=1e-3)
+
+
+def test_only_the_generator_is_averaged_and_samples_are_drawn_with_the_average():
+    recipe = gan.recipe(DENSE, SHAPE)
+    state, batch, key = state_of(recipe, seed=1), batch_of(3), jax.random.key(5)
+    fresh = jax.eval_shape(recipe.init, jax.random.key(0))
+    assert jax.tree.structure(fresh.ema) == jax.tree.structure(fresh.params["generator"])
+    zero = jax.tree.map(np.zeros_like, state.params)
+    drawn = draw(recipe.sample, state._replace(params=zero), batch, key)
+    assert drawn.shape == (3, *SHAPE)
+    assert np.abs(drawn).max() > 0
+    blank = state._replace(ema=jax.tree.map(np.zeros_like, state.ema))
+    assert np.abs(draw(recipe.sample, blank, batch, key)).max() == 0
+
+
+def test_spread_is_1_for_the_data_themselves_and_0_for_a_single_image():
+    x = jax.random.normal(jax.random.key(0), (4, 5, 3))  # four devices with five rows each
+
+    def spread(fake):
+        return jax.vmap(game.spread, axis_name="data")(x, fake)[0]
+
+    np.testing.assert_allclose(spread(x), 1, rtol=1e-5)
+    np.testing.assert_allclose(spread(3 * x + 1), 3, rtol=1e-4)
+    assert spread(jnp.broadcast_to(x[:1, :1], x.shape)) < 1e-3
+
+
+def test_an_interpolation_goes_from_each_sample_to_the_next_over_noise_of_the_same_length():
+    recipe = gan.recipe(DENSE, SHAPE)
+    state, batch, key = state_of(recipe, seed=1), batch_of(4), jax.random.key(5)
+    way = draw(recipe.pictures["interpolation"], state, batch, key, devices=2)
+    samples = draw(recipe.sample, state, batch, key)
+    np.testing.assert_allclose(way[:, 0], samples, atol=1e-5)
+    np.testing.assert_allclose(way[:, -1], np.roll(samples, -1, axis=0), atol=1e-5)
+
+
+def test_clipping_keeps_every_parameter_of_the_critic_within_the_bound_and_takes_no_penalty():
+    recipe = wgan_gp.recipe(replace(WGAN_GP, lipschitz="clipping", clip=0.02), SHAPE)
+    state, batch = state_of(recipe, seed=1), batch_of(4 * WGAN_GP.critic_steps)
+    params, metrics = step(recipe, state, batch, jax.random.key(0), wanted=lambda s, m: (s.params, m))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(params["discriminator"])) == np.float32(0.02)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(params["generator"])) > 0.02
+    assert "penalty" not in metrics
+
+
+def test_the_critics_loss_is_the_penalty_less_the_wasserstein_estimate():
+    recipe = wgan_gp.recipe(replace(WGAN_GP, critic_steps=1, penalty_weight=7.0), SHAPE)
+    state, batch = state_of(recipe, seed=1), batch_of(4)
+    metrics = step(recipe, state, batch, jax.random.key(0))
+    assert metrics["penalty"] > 0
+    np.testing.assert_allclose(metrics["loss"], 7 * metrics["penalty"] - metrics["wasserstein"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["wasserstein"], metrics["score_real"] - metrics["score_fake"], rtol=1e-4)
+
+
+def test_a_conditional_game_asks_about_each_image_with_its_own_label():
+    config = replace(DENSE, labels=True, r1=1.0)
+    recipe, key = gan.recipe(config, SHAPE, 3), jax.random.key(3)
+    state, batch = state_of(recipe, seed=1), batch_of(6)
+    labelled = {**batch, "label": np.array([0, 1, 2, 0, 1, 2], np.int32)}
+    assert step(recipe, state, batch, key)["loss"] != step(recipe, state, labelled, key)["loss"]
+    assert np.abs(draw(recipe.sample, state, batch, key) - draw(recipe.sample, state, labelled, key))[1:3].max() > 1e-3
+    shown = draw(recipe.pictures["classes"], state, batch, key)
+    assert shown.shape == (6, SHAPE[0], 3 * SHAPE[1], SHAPE[2])
+
+
+def test_points_are_generated_and_judged_over_the_plane():
+    recipe = gan.recipe(DENSE, (2,))
+    state = state_of(recipe, seed=1)
+    points = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    batch = {"point": points, "label": np.zeros(8, np.int32)}
+    assert np.isfinite(list(step(recipe, state, batch, jax.random.key(0)).values())).all()
+    assert draw(recipe.sample, state, batch, jax.random.key(0)).shape == (8, 2)
+    assert recipe.landscape(state, points).shape == (8,)
+    assert recipe.pictures == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "shape", "message"),
+    [
+        ({"discriminator_steps": 0}, SHAPE, "--discriminator-steps must be at least 1"),
+        ({"r1": -1.0}, SHAPE, "--r1 must be at least 0"),
+        ({"labels": True}, SHAPE, "--labels needs labels of at least 2 classes, and digits has 0"),
+        ({"network": replace(PERCEPTRONS, latent_dim=0)}, SHAPE, "--latent-dim must be at least 1"),
+        ({"network": replace(PERCEPTRONS, hidden=())}, SHAPE, "--hidden must name at least one"),
+        ({"network": GAN.network}, (2,), "--architecture plain is for images; for points choose mlp"),
+        ({"network": GAN.network}, (7, 8, 1), "7x8 do not fit 2 levels"),
+        ({"optimizer": gan.Optimizer(learning_rate=0.0)}, SHAPE, "--learning-rate must be at least"),
+        ({"optimizer": gan.Optimizer(discriminator_learning_rate=-1.0)}, SHAPE, "--discriminator-learning-rate must"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_words(change, shape, message):
+    with pytest.raises(UserError, match=message):
+        gan.recipe(replace(DENSE, **change), shape)
+
+
+def test_a_critic_without_steps_is_refused_in_words():
+    with pytest.raises(UserError, match="--critic-steps must be at least 1"):
+        wgan_gp.recipe(replace(WGAN_GP, critic_steps=0), SHAPE)
+
+
+@pytest.mark.parametrize("module", [gan, wgan_gp])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("*", (32, 32, 3)), ("*", (64, 64, 3)), ("mnist", (28, 28, 1)), ("ring8", (2,))]
+)
+def test_presets_take_examples_of_their_usual_shapes(module, name, shape):
+    recipe = module.recipe(module.PRESETS[name], shape)
+    assert isinstance(jax.eval_shape(recipe.init, jax.random.key(0)), State)

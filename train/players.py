@@ -1,0 +1,106 @@
+"""The two players of an adversarial game: what they are and how they descend, as settings that recipes share."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from train.common.errors import UserError, check_ranges
+
+
+@dataclass(frozen=True)
+class Network:
+    """A generator, and the trunk of a discriminator."""
+
+    architecture: Literal["plain", "dcgan", "residual", "mlp"] = "dcgan"
+    """plain: convolutions, unpooling and pooling, from noise that is a small picture; dcgan, residual: after Radford et al. 2016 and
+    Gulrajani et al. 2017; mlp: fully connected, the one for points."""
+    latent_dim: int = 64
+    """Dimensions of the noise (plain: as many as its smallest level has pixels)."""
+    width: int = 32
+    """Channels at full resolution."""
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    """Channels at each resolution, as multiples of the width; each level has half the resolution of the one before."""
+    groups: int = 0
+    """dcgan, residual: groups of the generator's group normalisation; 0: none."""
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """mlp: sizes of the hidden layers."""
+    ema_decay: float = 0.999
+    """Of the moving average of the generator's parameters, which samples are drawn with."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How both players descend, each with a state of its own."""
+
+    algorithm: Literal["adam", "sgd"] = "adam"
+    """sgd: with momentum, as in the paper."""
+    learning_rate: float = 2e-4
+    """The generator's."""
+    discriminator_learning_rate: float | None = None
+    """Default: the same."""
+    momentum: float = 0.5
+    """Adam's beta1, or that of sgd."""
+    beta2: float = 0.999
+    """Adam's."""
+    decay_steps: int = 0
+    """Step by which the learning rates have fallen to a hundredth, along half a cosine; 0: they stay."""
+
+
+def networks(network: Network, image_shape: tuple[int, ...], num_classes: int):
+    """The generator, and the discriminator that faces it."""
+    from jaxgen.models import gan
+
+    conv = {"width": network.width, "multipliers": network.multipliers}
+    common = {"shape": image_shape, "num_classes": num_classes}
+    latent = {"latent_dim": network.latent_dim, "groups": network.groups}
+    generator, trunk = {
+        "plain": lambda: (gan.Generator(**common, **conv), gan.Trunk(**conv)),
+        "dcgan": lambda: (gan.DCGANGenerator(**common, **conv, **latent), gan.DCGANTrunk(**conv)),
+        "residual": lambda: (gan.ResidualGenerator(**common, **conv, **latent), gan.ResidualTrunk(**conv)),
+        "mlp": lambda: (
+            gan.MLPGenerator(**common, latent_dim=network.latent_dim, hidden=network.hidden),
+            gan.MLPTrunk(network.hidden),
+        ),
+    }[network.architecture]()
+    return generator, gan.Discriminator(trunk, num_classes)
+
+
+def descents(settings: Optimizer):
+    """The optimisers of the generator and of the discriminator."""
+    import optax
+
+    from train.common import optimizer
+
+    def descent(learning_rate):
+        rate = optimizer.rate(learning_rate, 0, settings.decay_steps)
+        if settings.algorithm == "sgd":
+            return optax.sgd(rate, settings.momentum)
+        return optax.adam(rate, settings.momentum, settings.beta2)
+
+    return descent(settings.learning_rate), descent(settings.discriminator_learning_rate or settings.learning_rate)
+
+
+def check(network: Network, optimizer: Optimizer, image_shape: tuple[int, ...]) -> None:
+    """Nothing, if these settings can work for such examples.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    if len(image_shape) == 1 and network.architecture != "mlp":
+        raise UserError(f"--architecture {network.architecture} is for images; for points choose mlp")
+    if not network.multipliers or not network.hidden:
+        raise UserError("--multipliers and --hidden must name at least one level or layer, such as 1 2 4 or 128 128")
+    check_ranges(
+        ("latent-dim", network.latent_dim, 1, math.inf),
+        ("width", network.width, 1, math.inf),
+        *(("multipliers", multiplier, 1, math.inf) for multiplier in network.multipliers),
+        ("groups", network.groups, 0, math.inf),
+        *(("hidden", size, 1, math.inf) for size in network.hidden),
+        ("ema-decay", network.ema_decay, 0.0, 1.0),
+        ("learning-rate", optimizer.learning_rate, 1e-12, math.inf),
+        ("momentum", optimizer.momentum, 0.0, 0.9999),
+        ("beta2", optimizer.beta2, 0.0, 0.999999),
+        ("decay-steps", optimizer.decay_steps, 0, math.inf),
+    )
+    if optimizer.discriminator_learning_rate is not None:
+        check_ranges(("discriminator-learning-rate", optimizer.discriminator_learning_rate, 1e-12, math.inf))
