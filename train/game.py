@@ -28,9 +28,9 @@ class Game(NamedTuple):
     init: Callable
     """key -> State"""
     discriminator: Callable
-    """State, images in [-1, 1] or points, labels, key -> State, metrics"""
+    """State, minibatch, key -> State, metrics: one step of the discriminator."""
     generator: Callable
-    """State, labels, key -> State, metrics, generated images"""
+    """State, minibatch, key -> State, metrics: one step of the generator, for the labels of the minibatch; counts as the run's step."""
     generate: Callable
     """The generator's parameters, noise, labels -> images"""
     noise: Callable
