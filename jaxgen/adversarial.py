@@ -101,7 +101,8 @@ def gradient_penalty(critic: Callable[[Float[Array, " *d"]], Scalar], x: Float[A
         critic: ONE image to ONE score, so that no image can see another, as it could through a normalisation over the batch.
         x: (b, ...), for the paper `interpolate` of real and generated images.
     """
-    return (jnp.sqrt(_squared_slopes(critic, x, floor=1e-12)) - 1) ** 2
+    # Below the floor it is a constant, whose root has a gradient, namely none.
+    return (jnp.sqrt(jnp.maximum(_squared_slopes(critic, x), 1e-12)) - 1) ** 2
 
 
 def r1_penalty(critic: Callable[[Float[Array, " *d"]], Scalar], x: Float[Array, "b *d"]) -> Scores:
@@ -119,7 +120,6 @@ def clip(params: Any, bound: float) -> Any:
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), params)
 
 
-def _squared_slopes(critic, x, floor=0.0):
-    """Below the floor the constant itself, whose root has a gradient, namely none."""
+def _squared_slopes(critic, x):
     slopes = jax.vmap(jax.grad(critic))(x).reshape(len(x), -1)
-    return jnp.maximum((slopes**2).sum(axis=1), floor)
+    return (slopes**2).sum(axis=1)

@@ -182,6 +182,29 @@ def test_the_penalty_of_a_constant_critic_is_1_with_a_finite_gradient():
     assert adversarial.r1_penalty(lambda image: 0.0 * image.sum(), x).sum() == 0
 
 
+def test_r1_alone_turns_the_circling_dirac_game_into_a_spiral():
+    """One point at theta against a critic psi x of real data at 0: without a penalty the game's field has eigenvalues +-i f'(0), and it
+    circles; with gamma / 2 |grad|^2 = gamma / 2 psi^2 their real part is -gamma / 2 (Mescheder et al. 2018, lemma 2.3 and section 4.1)."""
+    gamma, zero = 0.3, jnp.zeros((1, 1))
+
+    def field(players):
+        def discriminator(psi, theta):
+            loss = adversarial.discriminator_loss(0 * psi[None], (psi * theta)[None])
+            return loss + gamma / 2 * adversarial.r1_penalty(lambda x: (psi * x).sum(), zero).mean()
+
+        def generator(theta, psi):
+            return adversarial.saturating_generator_loss((psi * theta)[None]).mean()
+
+        psi, theta = players
+        return -jnp.array([jax.grad(discriminator)(psi, theta), jax.grad(generator)(theta, psi)])
+
+    eigenvalues = np.linalg.eigvals(jax.jacobian(field)(jnp.zeros(2)))
+    expected = (
+        -gamma + np.array([1, -1]) * np.sqrt(complex(gamma**2 - 1))
+    ) / 2  # roots of l^2 + gamma l + f'(0)^2, f'(0) = 1/2
+    np.testing.assert_allclose(np.sort(eigenvalues), np.sort(expected), rtol=1e-6)
+
+
 def test_the_penalty_is_each_images_own():
     weights = jnp.asarray(RNG.normal(size=(2, 6)))
     x = jnp.asarray(RNG.normal(size=(5, 2, 3)))
