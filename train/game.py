@@ -185,12 +185,7 @@ def of_both(score: Callable, real: Any, fake: Any, labels: Any) -> tuple[Any, An
 
 def of_each(penalty: Callable, score: Callable, x: Any, labels: Any) -> Any:
     """The penalty of the score as a function of one image at a time, with that image's label: (b,)."""
-    import jax
-
-    def alone(image, label):
-        return penalty(lambda one: score(one[None], label[None])[0], image[None])[0]
-
-    return jax.vmap(alone)(x, labels)
+    return penalty(lambda image, label: score(image[None], label[None])[0], x, labels)
 
 
 def descend(state: Any, player: str, descent: Any, grads: Any) -> Any:

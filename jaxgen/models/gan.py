@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.layers import MLP, Conv3x3, GroupNorm, smallest_size
+from jaxgen.models.layers import MLP, Conv3x3, GroupNorm, pool, smallest_size, unpool
 
 he = nn.initializers.he_normal()
 """He et al. 2015: keeps the size of what passes through rectifiers."""
@@ -81,7 +81,7 @@ class Trunk(nn.Module):
     def __call__(self, x):
         smallest_size(x.shape[1:3], len(self.multipliers))
         for level, multiplier in enumerate(self.multipliers):
-            x = x if level == 0 else _pool(x)
+            x = x if level == 0 else pool(x)
             for i in range(2):
                 x = activate(Conv3x3(self.width * multiplier, kernel_init=he, name=f"conv{level}_{i}")(x))
         return x.reshape(len(x), -1)
@@ -169,7 +169,7 @@ class ResidualGenerator(nn.Module):
             y = Conv3x3(channels, kernel_init=he, name=f"conv{level}")(
                 activate(_norm(self.groups, f"norm{level}_1")(y))
             )
-            h = _unpool(nn.Dense(channels, name=f"shortcut{level}")(h)) + y
+            h = unpool(nn.Dense(channels, name=f"shortcut{level}")(h)) + y
         return jnp.tanh(Conv3x3(self.shape[-1], name="image")(activate(_norm(self.groups, "norm_image")(h))))
 
 
@@ -191,7 +191,7 @@ class ResidualTrunk(nn.Module):
         for level, c in enumerate(channels[1:]):
             y = Conv3x3(channels[level], kernel_init=he, name=f"conv{level}")(activate(h))
             y = Conv3x3(c, pool=True, kernel_init=he, name=f"pool{level}")(activate(y))
-            h = nn.Dense(c, name=f"shortcut{level}")(_pool(h)) + y
+            h = nn.Dense(c, name=f"shortcut{level}")(pool(h)) + y
         y = Conv3x3(channels[-1], kernel_init=he, name="last0")(activate(h))
         h = h + Conv3x3(channels[-1], kernel_init=he, name="last1")(activate(y))
         return activate(h).mean(axis=(1, 2))
@@ -216,13 +216,23 @@ class MLPGenerator(nn.Module):
 
 
 class MLPTrunk(nn.Module):
-    """Image or point -> features: (b, ...) -> (b, hidden[-1]), fully connected."""
+    """Image or point -> features: (b, ...) -> (b, hidden[-1]), fully connected.
+
+    With ``frequencies``, it sees beside a point v the waves cos(W v) and sin(W v) for as many rows of W, which begin as N(0, (2 pi)^2)
+    and are learnt: from coordinates alone fine detail is learnt late (Tancik et al. 2020, arXiv:2006.10739).
+    """
 
     hidden: Sequence[int] = (128, 128, 128)
+    frequencies: int = 0
 
     @nn.compact
     def __call__(self, x):
-        return MLP(self.hidden, activate, he, name="hidden")(x.reshape(len(x), -1))
+        x = x.reshape(len(x), -1)
+        if self.frequencies:
+            begin = nn.initializers.normal(2 * math.pi)
+            phases = x @ self.param("frequencies", begin, (x.shape[1], self.frequencies))
+            x = jnp.concatenate([x, jnp.cos(phases), jnp.sin(phases)], axis=1)
+        return MLP(self.hidden, activate, he, name="hidden")(x)
 
 
 class Discriminator(nn.Module):
@@ -280,14 +290,3 @@ def _with_label(module, z, labels):
 
 def _norm(groups, name):
     return GroupNorm(groups, name=name) if groups else lambda x: x
-
-
-def _pool(x):
-    """The mean over each 2x2 square: (b, h, w, c) -> (b, h/2, w/2, c)."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
-
-
-def _unpool(x):
-    """Every pixel becomes a 2x2 square: (b, h, w, c) -> (b, 2h, 2w, c)."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -126,6 +126,17 @@ def upsample_convolve(x, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
+def pool(x):
+    """The mean over each 2x2 square: (b, h, w, c) -> (b, h/2, w/2, c)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def unpool(x):
+    """Every pixel becomes a 2x2 square: (b, h, w, c) -> (b, 2h, 2w, c)."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
 def convolve_pool(x, kernel):
     """The mean over each 2x2 square of ``convolve(x, kernel)`` for a 3x3 kernel and even h, w: (b, h, w, c) -> (b, h/2, w/2, c').
 

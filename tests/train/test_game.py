@@ -144,6 +144,23 @@ def test_the_metrics_of_a_move_are_the_losses_of_the_networks_scores(objective):
         np.testing.assert_allclose([metrics["d_real"], metrics["d_fake"]], probabilities, rtol=1e-5)
 
 
+def test_r1_and_r2_add_half_gamma_times_the_mean_squared_slope_at_real_and_at_generated_images():
+    state, batch, key = state_of(gan.recipe(DENSE, SHAPE), seed=1), batch_of(6), jax.random.key(3)
+
+    def loss(r1, r2):
+        return step(gan.recipe(replace(DENSE, r1=r1, r2=r2), SHAPE), state, batch, key)["loss"]
+
+    def score(x):
+        return game.moves(DENSE, SHAPE, 0, LOSSES).score(state.params["discriminator"], x[None], None)[0]
+
+    at_real = adversarial.r1_penalty(score, batch["image"] / np.float32(127.5) - 1).mean()
+    alone = loss(0.0, 0.0)
+    np.testing.assert_allclose(loss(0.6, 0.0) - alone, 0.3 * at_real, rtol=1e-3)
+    at_fake = loss(0.0, 0.6) - alone
+    assert abs(at_fake / at_real - 0.3) > 1e-3
+    np.testing.assert_allclose(loss(0.6, 0.6) - alone, 0.3 * at_real + at_fake, rtol=1e-3)
+
+
 def test_plain_descent_moves_against_the_gradient_of_each_players_own_loss():
     """With sgd without momentum, learning rate times gradient is the step; the gradient norms are logged."""
     rates = gan.Optimizer("sgd", learning_rate=0.5, discriminator_learning_rate=0.25, momentum=0.0)
@@ -234,6 +251,7 @@ def test_points_are_generated_and_judged_over_the_plane():
     [
         ({"discriminator_steps": 0}, SHAPE, "--discriminator-steps must be at least 1"),
         ({"r1": -1.0}, SHAPE, "--r1 must be at least 0"),
+        ({"r2": float("nan")}, SHAPE, "--r2 must be at least 0, and finite"),
         ({"labels": True}, SHAPE, "--labels needs labels of at least 2 classes, and digits has 0"),
         ({"network": replace(PERCEPTRONS, latent_dim=0)}, SHAPE, "--latent-dim must be at least 1"),
         ({"network": replace(PERCEPTRONS, hidden=())}, SHAPE, "--hidden must name at least one"),

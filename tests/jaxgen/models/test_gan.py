@@ -22,6 +22,7 @@ TRUNKS = {
     "dcgan": gan.DCGANTrunk(**CONV),
     "residual": gan.ResidualTrunk(**CONV),
     "mlp": gan.MLPTrunk((6, 7)),
+    "waves": gan.MLPTrunk((6, 7), frequencies=3),
 }
 LABELS = jnp.array([0, 2, 1, 0])
 
@@ -78,6 +79,15 @@ def test_a_score_depends_on_its_own_image_and_on_nothing_else(name):
     mixed = slope * (1 - jnp.eye(4)).reshape(4, 4, 1, 1, 1)
     assert np.abs(mixed).max() == 0
     assert (np.abs(slope).sum((2, 3, 4)).diagonal() > 0).all()
+
+
+def test_waves_stand_beside_what_the_fully_connected_trunk_sees():
+    module, x = gan.MLPTrunk((6, 7), frequencies=3), normal(1, 4, 2)
+    params = module.init(jax.random.key(0), x)["params"]
+    phases = x @ params["frequencies"]
+    seen = jnp.concatenate([x, jnp.cos(phases), jnp.sin(phases)], axis=1)
+    plain = gan.MLPTrunk((6, 7)).apply({"params": {"hidden": params["hidden"]}}, seen)
+    np.testing.assert_allclose(module.apply({"params": params}, x), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_a_label_adds_to_the_score_what_is_linear_in_the_features():

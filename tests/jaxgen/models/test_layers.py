@@ -50,6 +50,13 @@ def test_timestep_embedding_below_four_dimensions_is_refused():
 # Pooling
 
 
+def test_pooling_undoes_unpooling_and_keeps_the_mean():
+    x = normal(0, 2, 4, 6, 3)
+    np.testing.assert_allclose(layers.pool(layers.unpool(x)), x, rtol=1e-6)
+    np.testing.assert_array_equal(layers.unpool(x)[:, 2:4, 4:6], jnp.broadcast_to(x[:, 1:2, 2:3], (2, 2, 2, 3)))
+    np.testing.assert_allclose(layers.pool(x).mean((1, 2)), x.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
 def test_pooled_convolution_is_the_mean_over_squares_of_the_textbook_convolution():
     def textbook(x, kernel):
         y = layers.convolve(x, kernel)
