@@ -2,8 +2,7 @@
 
     python -m train.ddpm && python -m tests.bench.digits_quality runs/ddpm-digits
 
-The distance between two Gaussians fitted to the pictures is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))  (Dowson & Landau 1982);
-pixels are in [0, 1]. Halves of 898 pictures are noisier than 1,797, so a ratio below 1 is possible for a perfect model.
+Pixels are in [0, 1]. Halves of 898 pictures are noisier than 1,797, so a ratio below 1 is possible for a perfect model.
 """
 
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.bench.quality import frechet_distance
 from train.common import command, data
 from train.sample import Options, sample
 
@@ -37,16 +37,6 @@ def flat(images: np.ndarray) -> np.ndarray:
 
 def shuffled(rows: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(rows)
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between Gaussians fitted to the rows of a and b. tr (C1 C2)^(1/2) is the sum of the roots of the eigenvalues of
-    C1^(1/2) C2 C1^(1/2)."""
-    mean_a, mean_b, cov_a, cov_b = a.mean(0), b.mean(0), np.cov(a.T), np.cov(b.T)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
 if __name__ == "__main__":
