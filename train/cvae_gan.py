@@ -160,8 +160,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
         """Algorithm 1: all four networks move at once, each along the gradient of its own loss at the parameters before."""
         x, y, keys = images.to_unit_range(batch["image"]), batch["label"], example_keys(key, len(batch["label"]))
         z_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        two = averaged(state.params)
-        of_coder = jax.grad(coder_loss, has_aux=True)(two, state, x, y, z_keys, noise_keys)
+        of_coder = jax.grad(coder_loss, has_aux=True)(averaged(state.params), state, x, y, z_keys, noise_keys)
         grads, (metrics, x_f, x_p, means) = of_coder
         of_discriminator = jax.grad(discriminator_loss, has_aux=True)(state.params["discriminator"], x, x_f, x_p)
         of_classifier = jax.grad(classifier_loss, has_aux=True)(state.params["classifier"], x, y)
@@ -186,9 +185,9 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     def image(state, z, y):
         return generate(state.ema["generator"], z, y)
 
-    def edited(state, batch, _):
+    def edited(state, batch, key):
         """Each image, and beside it its code decoded as every class, (b, h, (1 + num_classes) w, c)."""
-        x = observe(batch, _)
+        x = observe(batch, key)
         z = code(state, x, batch["label"])
         as_class = [image(state, z, jnp.full_like(batch["label"], label)) for label in range(num_classes)]
         return jnp.concatenate([x, *as_class], axis=2)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_before_training_it_is_the_vae():
     ours, theirs = jax.jit(both)(jax.random.key(0))
     np.testing.assert_array_equal(ours.pop("condition")["class_mean"], np.zeros((CLASSES, 2)))
     assert theirs.pop("condition") == {}
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    chex.assert_trees_all_equal(ours, theirs)
 
 
 def test_the_kl_is_to_the_classes_own_prior_and_pulls_each_class_mean_towards_its_codes():

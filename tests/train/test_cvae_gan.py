@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_the_discriminator_and_the_classifier_learn_from_their_own_losses_alone(
     _, weighed, _ = stepped(replace(NOTHING, kl_weight=5.0, reconstruction_weight=3.0, discriminator_matching=2.0))
     _, alone, _ = stepped(NOTHING)
     for name in ("discriminator", "classifier"):
-        jax.tree.map(np.testing.assert_array_equal, weighed.params[name], alone.params[name])
+        chex.assert_trees_all_equal(weighed.params[name], alone.params[name])
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
@@ -97,8 +98,7 @@ def test_several_devices_take_the_step_of_one(devices):
     _, together, others = stepped(config, devices=devices)
     for name in metrics:
         np.testing.assert_allclose(others[name], metrics[name], rtol=1e-4, err_msg=name)
-    for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(together.params, alone.params, rtol=1e-4, atol=1e-6)
 
 
 def test_an_image_is_shown_with_its_code_decoded_as_every_class():

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_the_gradient_on_n_devices_is_the_gradient_of_the_concatenated_batch(n, 
 def test_pmap_and_shard_map_give_the_same_bits(n):
     x, w = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32), np.ones(3, np.float32)
     pmapped, sharded = (run(gradient_step, n, how, w, x, rows=(False, True)) for how in BACK_ENDS)
-    jax.tree.map(np.testing.assert_array_equal, pmapped, sharded)
+    chex.assert_trees_all_equal(pmapped, sharded)
 
 
 @pytest.mark.parametrize("how", BACK_ENDS)
