@@ -24,6 +24,8 @@ class Network:
     """dcgan, residual: groups of the generator's group normalisation; 0: none."""
     hidden: tuple[int, ...] = (128, 128, 128)
     """mlp: sizes of the hidden layers."""
+    discriminator_hidden: tuple[int, ...] | None = None
+    """mlp: those of the discriminator. Default: the same."""
     frequencies: int = 0
     """mlp: waves of its input that the discriminator sees beside it, for points."""
     ema_decay: float = 0.999
@@ -61,7 +63,7 @@ def networks(network: Network, image_shape: tuple[int, ...], num_classes: int):
         "residual": lambda: (gan.ResidualGenerator(**common, **conv, **latent), gan.ResidualTrunk(**conv)),
         "mlp": lambda: (
             gan.MLPGenerator(**common, latent_dim=network.latent_dim, hidden=network.hidden),
-            gan.MLPTrunk(network.hidden, network.frequencies),
+            gan.MLPTrunk(network.discriminator_hidden or network.hidden, network.frequencies),
         ),
     }[network.architecture]()
     return generator, gan.Discriminator(trunk, num_classes)
@@ -98,6 +100,7 @@ def check(network: Network, optimizer: Optimizer, image_shape: tuple[int, ...]) 
         *(("multipliers", multiplier, 1, math.inf) for multiplier in network.multipliers),
         ("groups", network.groups, 0, math.inf),
         *(("hidden", size, 1, math.inf) for size in network.hidden),
+        *(("discriminator-hidden", size, 1, math.inf) for size in network.discriminator_hidden or ()),
         ("frequencies", network.frequencies, 0, math.inf),
         ("ema-decay", network.ema_decay, 0.0, 1.0),
         ("learning-rate", optimizer.learning_rate, 1e-12, math.inf),

@@ -47,7 +47,11 @@ MNIST = Config(
     network=Network(architecture="dcgan", width=16, groups=8),
     optimizer=replace(ADAM, learning_rate=3e-4),
 )
-POINTS = Config(job=gan.POINTS.job, network=gan.POINTS.network, optimizer=replace(ADAM, learning_rate=1e-3))
+POINTS = Config(
+    job=replace(gan.POINTS.job, steps=10_000),
+    network=gan.POINTS.network,
+    optimizer=replace(ADAM, learning_rate=1e-3, decay_steps=10_000),
+)
 IMAGES = Config(
     job=gan.IMAGES.job,
     network=Network(architecture="residual", latent_dim=128, width=32, multipliers=(1, 2, 4, 8), groups=8),

@@ -34,7 +34,7 @@ def expected_value(logits):
     return P @ jax.nn.log_sigmoid(logits) + Q @ jax.nn.log_sigmoid(-logits)
 
 
-def sample_of(weights, values, size=2**20):
+def sample_of(weights, values, size=2**16):
     """As many copies of each value as its weight says."""
     return jnp.repeat(values, jnp.asarray(np.rint(weights * size).astype(int)))
 
@@ -64,7 +64,7 @@ def test_the_best_discriminator_is_p_over_p_plus_q_and_its_value_2_jsd_minus_2_l
     expected = 2 * information.js_divergence(P, Q) - 2 * np.log(2)
     np.testing.assert_allclose(expected_value(best), expected, rtol=1e-12)
     on_samples = adversarial.minimax_value(sample_of(P, best), sample_of(Q, best))
-    np.testing.assert_allclose(on_samples, expected, rtol=1e-5)
+    np.testing.assert_allclose(on_samples, expected, rtol=1e-4)
 
 
 def test_gradient_ascent_on_the_value_finds_that_discriminator():
@@ -126,7 +126,7 @@ def test_hinge_ignores_scores_beyond_the_margin():
 def test_the_best_hinge_score_is_the_sign_of_p_minus_q_and_its_loss_2_minus_twice_the_total_variation():
     best = jnp.sign(P - Q)
     loss = adversarial.hinge_discriminator_loss(sample_of(P, best), sample_of(Q, best))
-    np.testing.assert_allclose(loss, 2 - np.abs(P - Q).sum(), rtol=1e-4)
+    np.testing.assert_allclose(loss, 2 - np.abs(P - Q).sum(), rtol=1e-3)
 
 
 def test_the_best_least_squares_score_is_p_over_p_plus_q():
@@ -136,7 +136,7 @@ def test_the_best_least_squares_score_is_p_over_p_plus_q():
     best = P / (P + Q)
     np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-15)
     on_samples = adversarial.least_squares_discriminator_loss(sample_of(P, best), sample_of(Q, best))
-    np.testing.assert_allclose(on_samples, loss(best), rtol=1e-5)
+    np.testing.assert_allclose(on_samples, loss(best), rtol=1e-4)
     np.testing.assert_allclose(adversarial.least_squares_generator_loss(jnp.array([1.0, 3.0])), [0, 2])
 
 

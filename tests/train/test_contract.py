@@ -43,7 +43,13 @@ class Model:
         return states[-1], [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+HEAVY = ("ddpm", "conv_vae", "gan")
+"""Recipes whose convolutions take long to compile."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in RECIPES]
+)
 def model(request):
     return Model(request.param)
 

@@ -37,6 +37,7 @@ def first_step(config, devices, monkeypatch):
     return [np.concatenate(parts) for parts in zip(*(seen[i] for i in range(devices)), strict=True)], metrics
 
 
+@pytest.mark.slow
 def test_every_number_of_devices_sees_the_same_images_timesteps_and_noise_to_the_bit(monkeypatch):
     alone, _ = first_step(DDPM, 1, monkeypatch)
     for devices in (2, 4, 8):

@@ -47,7 +47,9 @@ def test_each_discriminator_step_takes_rows_and_noise_of_its_own_and_the_generat
     assert len({tuple(key) for _, key in seen}) == K + 1
 
 
-@pytest.mark.parametrize("network", [PERCEPTRONS, GAN.network], ids=["mlp", "plain"])
+@pytest.mark.parametrize(
+    "network", [PERCEPTRONS, pytest.param(GAN.network, marks=pytest.mark.slow)], ids=["mlp", "plain"]
+)
 def test_the_step_of_one_program_is_k_plus_1_separate_moves_to_the_bit(network):
     config = replace(GAN, network=network)
     played = game.moves(config, (8, 8, 1), 0, LOSSES)

@@ -117,6 +117,7 @@ def test_group_norm_by_channel_averages_equals_the_textbook(groups, silu):
     assert_same_value_and_gradients(ours, textbook, x, normal(1, 12), normal(2, 12))
 
 
+@pytest.mark.slow
 def test_gradients_written_out_can_be_differentiated_again():
     x, q = normal(0, 1, 2, 2, 4), normal(1, 1, 3, 1, 2)
     check_grads(

@@ -5,6 +5,14 @@ import pytest
 from train.common.interrupt import Interrupt
 
 
+@pytest.fixture
+def in_the_foreground():
+    """A shell starts its background jobs with SIGINT ignored, and the tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_asks_the_run_to_stop_and_becomes_the_exit_status(number, status):
     with Interrupt(None) as interrupt:
@@ -14,7 +22,7 @@ def test_a_signal_asks_the_run_to_stop_and_becomes_the_exit_status(number, statu
         assert interrupt.exit_status == status
 
 
-def test_a_second_signal_is_not_held_back():
+def test_a_second_signal_is_not_held_back(in_the_foreground):
     with Interrupt(None) as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.asked()
