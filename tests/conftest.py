@@ -1,5 +1,6 @@
 """Strict modes, eight fake devices and a compilation cache for every test."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -17,6 +18,14 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # most of a test's time is compilation
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """A process keeps every program it has compiled in memory mappings of its own, of which the system allows 65,530."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ HEAVY = ("ddpm", "conv_vae", "gan")
     scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in RECIPES]
 )
 def model(request):
-    return Model(request.param)
+    yield Model(request.param)
+    jax.clear_caches()
 
 
 def losses(history):

@@ -70,7 +70,9 @@ GAN = gan.Config(
     r1=0.1,
     optimizer=gan.Optimizer(learning_rate=1e-4, discriminator_learning_rate=1e-2),
 )
-WGAN_GP = wgan_gp.Config(job=JOB, network=PERCEPTRONS, critic_steps=2, optimizer=gan.Optimizer(learning_rate=2e-3))
+# Adam's first steps have the size of the rate however small a gradient is, and so enlarge what rounding leaves of one that is 0.
+PLAIN_DESCENT = gan.Optimizer("sgd", learning_rate=5e-3, momentum=0.0)
+WGAN_GP = wgan_gp.Config(job=JOB, network=PERCEPTRONS, critic_steps=2, optimizer=PLAIN_DESCENT)
 CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer(learning_rate=2e-3))
 
 RECIPES = {
