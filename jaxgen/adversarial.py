@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
+from jaxgen import gaussian
+
 Scalar = Float[Array, ""]
 Scores = Float[Array, " b"]
 
@@ -130,7 +132,7 @@ def _squared_slopes(critic, x, context):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _squared_slopes_of(scores, x, context, parameters):
-    return (_slopes(scores, x, context, parameters) ** 2).reshape(len(x), -1).sum(axis=1)
+    return gaussian.sum_per_example(_slopes(scores, x, context, parameters) ** 2)
 
 
 @_squared_slopes_of.defjvp
@@ -146,7 +148,7 @@ def _squared_slopes_jvp(scores, primals, tangents):
         return jax.jvp(lambda x: scores(x, *context, *parameters), (x,), (2 * slopes,))[1]
 
     derivative = jax.jvp(along_twice_the_slopes, (x, parameters), (tangents[0], tangents[2]))[1]
-    return (slopes**2).reshape(len(x), -1).sum(axis=1), derivative
+    return gaussian.sum_per_example(slopes**2), derivative
 
 
 def _slopes(scores, x, context, parameters):

@@ -95,6 +95,10 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
         """Logits (b, num_classes) of P(y | x), and features f_C (b, m)."""
         return classifier.apply({"params": params}, x)
 
+    def half_square(a, b):
+        """1/2 ||a_i - b_i||^2 for each row, (b,)."""
+        return 0.5 * gaussian.sum_per_example((a - b) ** 2)
+
     def noise(keys):
         return jax.vmap(lambda key: jax.random.normal(key, noise_shape))(keys)
 
@@ -201,11 +205,6 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     with in_words():  # the networks say themselves which images they take
         jax.eval_shape(init, jax.random.key(0))
     return Recipe(init, step, sample, pictures)
-
-
-def half_square(a, b):
-    """1/2 ||a_i - b_i||^2 for each row, (b,)."""
-    return 0.5 * ((a - b) ** 2).reshape(len(a), -1).sum(axis=1)
 
 
 def _check(config, image_shape, num_classes):

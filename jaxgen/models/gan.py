@@ -110,10 +110,8 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z, labels=None):
-        *lower, peak = (self.width * multiplier for multiplier in self.multipliers)
-        size = smallest_size(self.shape[:2], len(self.multipliers))
-        h = nn.Dense(math.prod(size) * peak, kernel_init=he, name="noise")(_with_label(self, z, labels))
-        h = activate(_norm(self.groups, "norm_noise")(h.reshape(len(z), *size, peak)))
+        lower = [self.width * multiplier for multiplier in self.multipliers[:-1]]
+        h = activate(_norm(self.groups, "norm_noise")(_smallest_map(self, z, labels)))
         for level, channels in reversed(list(enumerate(lower))):
             h = Conv3x3(channels, upsample=True, kernel_init=he, name=f"level{level}")(h)
             h = activate(_norm(self.groups, f"norm{level}")(h))
@@ -159,10 +157,8 @@ class ResidualGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z, labels=None):
-        *lower, peak = (self.width * multiplier for multiplier in self.multipliers)
-        size = smallest_size(self.shape[:2], len(self.multipliers))
-        h = nn.Dense(math.prod(size) * peak, kernel_init=he, name="noise")(_with_label(self, z, labels))
-        h = h.reshape(len(z), *size, peak)
+        lower = [self.width * multiplier for multiplier in self.multipliers[:-1]]
+        h = _smallest_map(self, z, labels)
         for level, channels in reversed(list(enumerate(lower))):
             y = activate(_norm(self.groups, f"norm{level}_0")(h))
             y = Conv3x3(channels, upsample=True, kernel_init=he, name=f"unpool{level}")(y)
@@ -286,6 +282,14 @@ def _with_label(module, z, labels):
     if not module.num_classes:
         return z
     return jnp.concatenate([z, nn.Embed(module.num_classes, z.shape[-1], name="label")(labels)], axis=-1)
+
+
+def _smallest_map(module, z, labels):
+    """What the noise becomes first, by a dense layer: a map with the size and the channels of the smallest level."""
+    size = smallest_size(module.shape[:2], len(module.multipliers))
+    channels = module.width * module.multipliers[-1]
+    dense = nn.Dense(math.prod(size) * channels, kernel_init=he, name="noise")
+    return dense(_with_label(module, z, labels)).reshape(len(z), *size, channels)
 
 
 def _norm(groups, name):
