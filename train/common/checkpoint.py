@@ -148,7 +148,7 @@ def fingerprint(state: Any, meta: dict) -> str:
 def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> ocp.CheckpointManager:
     # Orbax reports every directory it makes, and with a traceback the errors that reach us as exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    _without_late_callbacks()
+    _without_late_reports()
     return ocp.CheckpointManager(
         folder,
         item_names=("state", "meta"),
@@ -164,9 +164,10 @@ def _open(folder: Path, *, keep: int | None = None, read_only: bool = False) -> 
 
 
 @functools.cache
-def _without_late_callbacks() -> None:
-    """When one of many reads or writes fails, TensorStore reports the others, whenever they end, to an event loop that Orbax has closed
-    by then, and Python prints each as an ignored exception. From now on it does not."""
+def _without_late_reports() -> None:
+    """When one of many reads or writes fails, its error reaches us as an exception, and the others end when nobody asks for them any more.
+    Where Orbax has closed their event loop by then, Python prints each as an ignored exception; where it has not, asyncio logs each
+    as never retrieved. From now on neither is shown."""
     before = sys.unraisablehook
 
     def unless_late(unraisable):
@@ -174,6 +175,9 @@ def _without_late_callbacks() -> None:
             before(unraisable)
 
     sys.unraisablehook = unless_late
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not ("never retrieved" in record.getMessage() and "orbax" in record.getMessage())
+    )
 
 
 def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:

@@ -1,3 +1,5 @@
+import asyncio
+import gc
 import os
 import resource
 import subprocess
@@ -167,6 +169,20 @@ def test_the_fingerprint_sees_names_types_shapes_and_bits():
         {"x": -np.zeros(4, np.float32)},
     ]
     assert len({fingerprint(tree, {}) for tree in (a, *others)} | {fingerprint(a, {"pending": []})}) == 6
+
+
+@pytest.mark.parametrize(("author", "reports"), [("orbax/late.py", 0), ("mine.py", 1)])
+def test_of_writes_that_fail_unasked_only_those_of_others_are_reported(tmp_path, caplog, author, reports):
+    Checkpoints(tmp_path).close()
+    code = {}
+    exec(compile("async def write(): raise ValueError('no space')", author, "exec"), code)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(code["write"]())
+    loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
+    del task
+    gc.collect()
+    assert len(caplog.records) == reports
 
 
 def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tmp_path):
