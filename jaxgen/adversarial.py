@@ -106,7 +106,7 @@ def gradient_penalty(critic: Callable[..., Scalar], x: Float[Array, "b *d"], *co
         context: what else the critic takes of each image, such as its label.
     """
     # Below the floor it is a constant, whose root has a gradient, namely none.
-    return (jnp.sqrt(jnp.maximum(_squared_slopes(critic, x, context), 1e-12)) - 1) ** 2
+    return (jnp.sqrt(jnp.maximum(scores_and_squared_slopes(critic, x, *context)[1], 1e-12)) - 1) ** 2
 
 
 def r1_penalty(critic: Callable[..., Scalar], x: Float[Array, "b *d"], *context: Shaped[Array, "b *_"]) -> Scores:
@@ -116,7 +116,21 @@ def r1_penalty(critic: Callable[..., Scalar], x: Float[Array, "b *d"], *context:
     Args:
         critic, context: as in `gradient_penalty`.
     """
-    return _squared_slopes(critic, x, context)
+    return scores_and_squared_slopes(critic, x, *context)[1]
+
+
+def scores_and_squared_slopes(
+    critic: Callable[..., Scalar], x: Float[Array, "b *d"], *context: Shaped[Array, "b *_"]
+) -> tuple[Scores, Scores]:
+    """f(x_i) and |grad f(x_i)|^2, no unit, one of each per image: for a loss that wants the scores of the images whose slopes are
+    penalised, and need not ask for them again.
+
+    Args:
+        critic, context: as in `gradient_penalty`.
+    """
+    # What the critic closes over, its parameters, becomes an argument, to be differentiated by.
+    scores, parameters = jax.closure_convert(jax.vmap(critic), x, *context)
+    return _with_squared_slopes(scores, x, context, parameters)
 
 
 def clip(params: Any, bound: float) -> Any:
@@ -124,32 +138,30 @@ def clip(params: Any, bound: float) -> Any:
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), params)
 
 
-def _squared_slopes(critic, x, context):
-    """|grad f(x_i)|^2 for each image. What the critic closes over, its parameters, becomes an argument, to be differentiated by."""
-    scores, parameters = jax.closure_convert(jax.vmap(critic), x, *context)
-    return _squared_slopes_of(scores, x, context, parameters)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _squared_slopes_of(scores, x, context, parameters):
-    return gaussian.sum_per_example(_slopes(scores, x, context, parameters) ** 2)
+def _with_squared_slopes(scores, x, context, parameters):
+    values, slopes = _with_slopes(scores, x, context, parameters)
+    return values, gaussian.sum_per_example(slopes**2)
 
 
-@_squared_slopes_of.defjvp
-def _squared_slopes_jvp(scores, primals, tangents):
-    """Its derivative is that of 2 u . grad f with u = grad f held still, where u . grad f, the slope of f along u, is taken forwards.
+@_with_squared_slopes.defjvp
+def _with_squared_slopes_jvp(scores, primals, tangents):
+    """The squares' derivative is that of 2 u . grad f with u = grad f held still, where u . grad f, the slope of f along u, is taken
+    forwards, which gives f as well.
 
     That is the same, and for convolutions on a CPU much quicker than the gradient of a gradient.
     """
     x, context, parameters = primals
-    slopes = _slopes(scores, x, context, parameters)
+    _, slopes = _with_slopes(scores, x, context, parameters)
 
-    def along_twice_the_slopes(x, parameters):
-        return jax.jvp(lambda x: scores(x, *context, *parameters), (x,), (2 * slopes,))[1]
+    def with_slope_along_2u(x, parameters):
+        return jax.jvp(lambda x: scores(x, *context, *parameters), (x,), (2 * slopes,))
 
-    derivative = jax.jvp(along_twice_the_slopes, (x, parameters), (tangents[0], tangents[2]))[1]
-    return gaussian.sum_per_example(slopes**2), derivative
+    (values, _), derivatives = jax.jvp(with_slope_along_2u, (x, parameters), (tangents[0], tangents[2]))
+    return (values, gaussian.sum_per_example(slopes**2)), derivatives
 
 
-def _slopes(scores, x, context, parameters):
-    return jax.grad(lambda x: scores(x, *context, *parameters).sum())(x)
+def _with_slopes(scores, x, context, parameters):
+    """f(x_i), (b,), and grad f(x_i), (b, ...)."""
+    values, pull_back = jax.vjp(lambda x: scores(x, *context, *parameters), x)
+    return values, pull_back(jnp.ones_like(values))[0]

@@ -183,9 +183,9 @@ def of_both(score: Callable, real: Any, fake: Any, labels: Any) -> tuple[Any, An
     return scores[: len(real)], scores[len(real) :]
 
 
-def of_each(penalty: Callable, score: Callable, x: Any, labels: Any) -> Any:
-    """The penalty of the score as a function of one image at a time, with that image's label: (b,)."""
-    return penalty(lambda image, label: score(image[None], label[None])[0], x, labels)
+def of_each(function: Callable, score: Callable, x: Any, labels: Any) -> Any:
+    """What the function, such as a penalty, says of the score of one image at a time, with that image's label: (b,)."""
+    return function(lambda image, label: score(image[None], label[None])[0], x, labels)
 
 
 def descend(state: Any, player: str, descent: Any, grads: Any) -> Any:

@@ -91,12 +91,17 @@ def recipe(config: Config, image_shape: tuple[int, ...], num_classes: int = 0):
     }
     discriminator_loss, generator_loss = versus[config.objective]
 
+    def judged(score, x, labels, gamma):
+        """Scores, (b,), and gamma / 2 |grad D(x)|^2 on average, a scalar, of the same pass."""
+        if not gamma:
+            return score(x, labels), 0.0
+        scores, squares = game.of_each(adversarial.scores_and_squared_slopes, score, x, labels)
+        return scores, gamma / 2 * squares.mean()
+
     def discriminator(score, real, fake, labels, _):
-        real_scores, fake_scores = game.of_both(score, real, fake, labels)
-        value = discriminator_loss(real_scores, fake_scores)
-        for gamma, x in ((config.r1, real), (config.r2, fake)):
-            if gamma:
-                value += gamma / 2 * game.of_each(adversarial.r1_penalty, score, x, labels).mean()
+        real_scores, r1 = judged(score, real, labels, config.r1)
+        fake_scores, r2 = judged(score, fake, labels, config.r2)
+        value = discriminator_loss(real_scores, fake_scores) + r1 + r2
         if config.objective in ("minimax", "non_saturating"):
             return value, {"d_real": jax.nn.sigmoid(real_scores).mean(), "d_fake": jax.nn.sigmoid(fake_scores).mean()}
         return value, {"score_real": real_scores.mean(), "score_fake": fake_scores.mean()}

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,6 +220,23 @@ def test_the_penalties_differentiate_by_parameters_and_images():
     weights, x = jnp.asarray(rng.normal(size=(2, 6))), jnp.asarray(rng.normal(size=(3, 2, 3)))
     for penalty in (adversarial.gradient_penalty, adversarial.r1_penalty):
         check_grads(lambda w, x, f=penalty: f(critic(w), x).mean(), (weights, x), order=2)
+
+
+def test_scores_that_come_with_the_slopes_have_the_values_and_the_gradients_of_the_two_taken_apart():
+    rng = np.random.default_rng(2)
+    weights, x = jnp.asarray(rng.normal(size=(2, 6))), jnp.asarray(rng.normal(size=(3, 2, 3)))
+
+    def together(w, x):
+        scores, squares = adversarial.scores_and_squared_slopes(critic(w), x)
+        return adversarial.non_saturating_generator_loss(scores).mean() + squares.mean()
+
+    def apart(w, x):
+        scores = jax.vmap(critic(w))(x)
+        return adversarial.non_saturating_generator_loss(scores).mean() + adversarial.r1_penalty(critic(w), x).mean()
+
+    results = (jax.value_and_grad(loss, argnums=(0, 1))(weights, x) for loss in (together, apart))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), *results)
+    check_grads(together, (weights, x), order=2)
 
 
 def test_clipping_leaves_parameters_within_the_bound_alone():

@@ -1,6 +1,7 @@
 """Algorithm 1 of Goodfellow et al. 2014, as recipes play it."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,23 @@ def test_r1_and_r2_add_half_gamma_times_the_mean_squared_slope_at_real_and_at_ge
     at_fake = loss(0.0, 0.6) - alone
     assert abs(at_fake / at_real - 0.3) > 1e-3
     np.testing.assert_allclose(loss(0.6, 0.6) - alone, 0.3 * at_real + at_fake, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("r1", "r2"), [(0.6, 0.0), (0.0, 0.6), (0.6, 0.2)])
+def test_a_step_goes_where_it_would_if_penalised_images_were_scored_once_more(r1, r2):
+    def apart(score, real, fake, labels, keys):
+        value, metrics = difference(score, real, fake, labels, keys)
+        for gamma, x in ((r1, real), (r2, fake)):
+            value += gamma / 2 * game.of_each(adversarial.r1_penalty, score, x, labels).mean()
+        return value, metrics
+
+    config = replace(DENSE, labels=True, r1=r1, r2=r2, optimizer=gan.Optimizer("sgd", 1.0, momentum=0.0))
+    losses = game.Losses(apart, adversarial.non_saturating_generator_loss)
+    recipe, expected = gan.recipe(config, SHAPE, 3), game.build(config, SHAPE, 3, 1, losses)
+    state, key = state_of(recipe, seed=1), jax.random.key(3)
+    batch = {**batch_of(6), "label": np.array([0, 1, 2, 0, 1, 2], np.int32)}
+    after, as_expected = (step(r, state, batch, key, wanted=lambda s, m: s.params) for r in (recipe, expected))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), after, as_expected)
 
 
 def test_plain_descent_moves_against_the_gradient_of_each_players_own_loss():
