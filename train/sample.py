@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from train import trained
 from train.common import command
@@ -31,7 +30,7 @@ class Options:
     """Models with labels: the class to draw. Default: all, in turn."""
     seed: int = 0
     """Another seed gives other images or points."""
-    batch_size: int = 256
+    batch_size: int = trained.BATCH
     """Images or points drawn at a time; number i depends on the seed and on this."""
     separate: bool = False
     """Write every image as a PNG of its own instead of one grid."""
@@ -58,30 +57,19 @@ def sample(options: Options) -> list[Path]:
     on = devices.select(options.accelerator, options.devices)
     devices.use_compilation_cache()
 
-    import jax
     import numpy as np
 
-    from train.common import gallery, pictures, scatter
-    from train.common.recipe import root_key
+    from train.common import pictures, scatter
 
     state, step = trained.restore(options.run, description, recipe, on)
-    draw, key = gallery.drawer(recipe.sample, on), root_key(options.seed, "sample")
-    size = min(options.num, options.batch_size)
-    shape = description["data"]["shape"]
-    blank = (
-        {"point": np.zeros((size, 2), np.float32)} if len(shape) == 1 else {"image": np.zeros((size, *shape), np.uint8)}
-    )
-    classes = max(1, description["data"]["num_classes"])
-    drawn = []
-    for i in tqdm(range(-(-options.num // size)), unit="batch", disable=None):
-        labels = (i * size + np.arange(size)) % classes if options.label is None else np.full(size, options.label)
-        batch = {**blank, "label": labels.astype(np.int32)}
-        drawn.append(draw(state, batch, jax.random.fold_in(key, i)))
-    drawn = np.concatenate(drawn)[: options.num]
+    labels = trained.labels_in_turn(description, options.num)
+    if options.label is not None:
+        labels = np.full_like(labels, options.label)
+    drawn = trained.draw(description, recipe, state, on, labels, seed=options.seed, batch_size=options.batch_size)
 
     out = options.out or options.run / "samples"
     text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}
-    if len(shape) == 1:
+    if len(description["data"]["shape"]) == 1:
         written = [out / f"points_seed{options.seed}.png"]
         source = trained.images(description, "train", None)
         data = source.rows(np.arange(len(source)))["point"]

@@ -4,8 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from train.common import config as configuration
 from train.common.errors import UserError
+
+BATCH = 256
+"""Images or points drawn at a time."""
 
 
 def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda config: config) -> Any:
@@ -62,3 +67,35 @@ def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[An
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
     return parallel.place(restored.state, on), restored.step
+
+
+def labels_in_turn(description: dict, num: int) -> Any:
+    """0, 1, ... of the run's classes, again and again, int32 (num,); 0 if it has none."""
+    import numpy as np
+
+    return np.arange(num, dtype=np.int32) % max(1, description["data"]["num_classes"])
+
+
+def draw(
+    description: dict, recipe: Any, state: Any, on: Sequence, labels: Any, *, seed: int, batch_size: int = BATCH
+) -> Any:
+    """An image for each of the labels, int32 (n,): float32 (n, h, w, c) in [-1, 1]; or a point, (n, 2).
+
+    Number i depends on the seed, its label and the batch size.
+    """
+    import jax
+    import numpy as np
+
+    from train.common import gallery
+    from train.common.recipe import root_key
+
+    program, key = gallery.drawer(recipe.sample, on), root_key(seed, "sample")
+    size, shape = min(len(labels), batch_size), description["data"]["shape"]
+    of_a_point = len(shape) == 1
+    blank = np.zeros((size, *shape), np.float32 if of_a_point else np.uint8)
+    drawn = []
+    for i in tqdm(range(-(-len(labels) // size)), unit="batch", disable=None):
+        rows = np.resize(labels[i * size : (i + 1) * size], size)  # one shape for all batches
+        batch = {"point" if of_a_point else "image": blank, "label": rows}
+        drawn.append(program(state, batch, jax.random.fold_in(key, i)))
+    return np.concatenate(drawn)[: len(labels)]

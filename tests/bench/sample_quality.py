@@ -13,9 +13,6 @@ are those of the third nearest neighbour. Kernel distances are given with a stan
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
@@ -26,23 +23,7 @@ from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 
 
-@dataclass(frozen=True)
-class Options:
-    """Which run, how many samples, and where its data are."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    num: int = 10_000
-    """Number of samples, and of images that they are compared with; at most that of the test images."""
-    data_dir: str | None = None
-    """Where tensorflow-datasets keeps its data. Default: where the run found its own."""
-    seed: int = 0
-    """Another seed draws other samples."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to compute."""
-
-
-def main(options: Options) -> int:
+def main(options: drawing.Options) -> int:
     """Measure, and say what came out.
 
     Raises:
@@ -58,7 +39,7 @@ def main(options: Options) -> int:
         raise UserError(
             f"{options.run} is a run on stacked_mnist; python -m tests.bench.stacked_mnist {options.run} judges it"
         )
-    run = drawing.trained_run(options.run, description, options.accelerator)
+    draw, step = drawing.drawer(options, description)
 
     import numpy as np
 
@@ -76,12 +57,12 @@ def main(options: Options) -> int:
         return images.to_unit_range(source.rows(rows)["image"])
 
     sets = {
-        "samples": run.draw(options.num, options.seed),
+        "samples": draw(trained.labels_in_turn(description, options.num)),
         "test images": pictures(test, 0),
         "other training images": pictures(train, options.num),
     }
     _, reference = classifier.judge(*judge, pictures(train, 0))
-    print(f"{options.run} at step {run.step}, seed {options.seed}; {reference.shape[1]} features of our classifier\n")
+    print(f"{options.run} at step {step}, seed {options.seed}; {reference.shape[1]} features of our classifier\n")
     print(
         f"| {options.num:,} of each against {options.num:,} training images | Frechet distance | kernel distance |",
         end="",
@@ -104,5 +85,5 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(drawing.Options, description=__doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -10,35 +10,17 @@ time; it must be right on 99 % of the test images.
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
 from tests.bench import drawing, quality
+from train import trained
 from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 
 
-@dataclass(frozen=True)
-class Options:
-    """Which run, how many samples, and where MNIST is."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    num: int = 25_600
-    """Number of samples."""
-    data_dir: str | None = None
-    """Where tensorflow-datasets keeps its data. Default: where the run found its own."""
-    seed: int = 0
-    """Another seed draws other samples."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to compute."""
-
-
-def main(options: Options) -> int:
+def main(options: drawing.Options) -> int:
     """Measure, and say what came out.
 
     Raises:
@@ -49,7 +31,7 @@ def main(options: Options) -> int:
     job = description["config"]["job"]
     if job["dataset"] != "stacked_mnist":
         raise UserError(f"{options.run} is a run on {job['dataset']}; this is for runs on stacked_mnist")
-    run = drawing.trained_run(options.run, description, options.accelerator)
+    draw, step = drawing.drawer(options, description)
 
     import numpy as np
 
@@ -67,8 +49,9 @@ def main(options: Options) -> int:
 
     real = stacked.stack(test)
     rows = real.rows(data.indices(0, 0, options.num, len(real)))
-    sets = {"samples": run.draw(options.num, options.seed), "stacked test images": images.to_unit_range(rows["image"])}
-    print(f"{options.run} at step {run.step}, seed {options.seed}\n")
+    samples = draw(trained.labels_in_turn(description, options.num))
+    sets = {"samples": samples, "stacked test images": images.to_unit_range(rows["image"])}
+    print(f"{options.run} at step {step}, seed {options.seed}\n")
     print(f"| {options.num:,} of each | modes of 1,000 | KL to uniform, nats |\n|---|---|---|")
     for name, x in sets.items():
         found, divergence = quality.modes(numbers(x), 1000)
@@ -77,5 +60,5 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(drawing.Options, default=drawing.Options(tyro.MISSING, num=25_600), description=__doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from tests.train.tiny import RECIPES, save_run
@@ -30,6 +31,26 @@ def test_the_model_and_the_newest_state_of_a_run_come_back_from_its_folder(run):
         assert step == 7
         assert len(jax.tree.leaves(state.params)[0].addressable_shards) == devices
         assert fingerprint(state, {}) == fingerprint(saved, {})
+
+
+def test_what_is_drawn_of_a_label_depends_on_its_place_and_on_the_batch_size_and_not_on_its_fellows(tmp_path):
+    save_run(tmp_path, "cvae")
+    description = config.read(tmp_path)
+    recipe, on = trained.recipe(tmp_path, description), jax.devices()[:1]
+    state, _ = trained.restore(tmp_path, description, recipe, on)
+    labels = trained.labels_in_turn(description, 12)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+
+    def draw(labels, **options):
+        return trained.draw(description, recipe, state, on, labels, **{"seed": 0, "batch_size": 5, **options})
+
+    images = draw(labels)
+    assert images.shape == (12, 8, 8, 1)
+    np.testing.assert_array_equal(draw(labels[:11]), images[:11])
+    same = (draw(np.full_like(labels, 1)) == images).all((1, 2, 3))
+    assert same.tolist() == (labels == 1).tolist()
+    for other in ({"seed": 1}, {"batch_size": 4}):
+        assert (draw(labels, **other)[5:] != images[5:]).any((1, 2, 3)).all()
 
 
 def test_its_configuration_is_the_one_it_was_trained_with_and_may_be_changed(run):
