@@ -24,7 +24,8 @@ class Job:
     run: str | None = free(None)
     """Run folder. Training goes on from it if it exists. Default: runs/RECIPE-DATASET."""
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, kmnist, cifar10, any other tensorflow-datasets name, folder:PATH, or points: grid25, ring8."""
+    """digits, mnist, fashion_mnist, kmnist, cifar10, stacked_mnist, any other tensorflow-datasets name, folder:PATH, or points: grid25,
+    ring8."""
     data_dir: str | None = free(None)
     """Where tensorflow-datasets keeps its data. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     image_size: int | None = None

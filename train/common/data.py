@@ -141,6 +141,6 @@ def _unknown(name: str, known: list[str]) -> str:
         close = [f"folder:{name}"]
     return (
         f"unknown data set {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: there are digits; mnist,"
-        " fashion_mnist, kmnist, cifar10; folder:PATH for pictures of your own; grid25 and ring8, points of the plane; and"
-        " every name of tensorflow-datasets (www.tensorflow.org/datasets)"
+        " fashion_mnist, kmnist, cifar10; stacked_mnist, three digits of mnist in one picture; folder:PATH for pictures of your own; grid25"
+        " and ring8, points of the plane; and every name of tensorflow-datasets (www.tensorflow.org/datasets)"
     )

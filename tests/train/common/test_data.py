@@ -165,7 +165,8 @@ def test_a_folder_given_without_its_prefix_is_answered_with_the_prefix(tmp_path)
 def test_a_name_that_nothing_resembles_is_answered_with_the_list(name, tmp_path):
     (tmp_path / "downloads").mkdir()
     with pytest.raises(
-        UserError, match=r"digits; mnist, fashion_mnist, kmnist, cifar10; folder:PATH .* grid25 and ring8, points"
+        UserError,
+        match=r"digits; mnist, fashion_mnist, kmnist, cifar10; stacked_mnist, .* folder:PATH .* grid25 and ring8, points",
     ):
         data.load(name, data_dir=str(tmp_path))
 
