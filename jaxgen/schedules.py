@@ -28,6 +28,11 @@ class Schedule(NamedTuple):
         return np.exp(self.log_alpha_bars)
 
     @property
+    def log_snrs(self) -> Float[np.ndarray, " T"]:
+        """(T,) logarithm of the signal-to-noise ratio alpha_bar / (1 - alpha_bar); minus infinity where nothing is left of the image."""
+        return self.log_alpha_bars - np.log(-np.expm1(self.log_alpha_bars))
+
+    @property
     def num_steps(self) -> int:
         """T, the length of the chain."""
         return len(self.betas)
@@ -75,20 +80,40 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta))
 
 
-def trailing_timesteps(num_train_steps: int, num_steps: int) -> Int[np.ndarray, " num_steps"]:
-    """num_steps evenly spaced timesteps, decreasing from T - 1, for a sampler on a chain of T = num_train_steps.
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule with sqrt(alpha_bar) shifted and stretched so that nothing of the image is left at its end, alpha_bar_{T-1} = 0, and the
+    first step stays as it is  (Lin et al. 2024, arXiv:2305.08891, algorithm 1).
 
-    t_i = round(T (1 - i / num_steps)) - 1  ("trailing", Lin et al. 2024, arXiv:2305.08891, section 3.3): it starts where the
-    chain has forgotten the image; num_steps = T gives every timestep.
+    What predicts eps knows nothing there; predict v or x_0.
 
     Raises:
-        ValueError: if num_steps is not in {1, ..., T}.
+        ValueError: if the schedule has fewer than two steps.
     """
-    if not 1 <= num_steps <= num_train_steps:
-        raise ValueError(
-            f"sampling steps must lie between 1 and the {num_train_steps} steps of the chain; got {num_steps}"
-        )
-    return np.round(num_train_steps * (1 - np.arange(num_steps) / num_steps)).astype(np.int32) - 1
+    if schedule.num_steps < 2:
+        raise ValueError("a schedule of one step has no end apart from its beginning")
+    signal = np.sqrt(schedule.alpha_bars)
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    with np.errstate(divide="ignore"):
+        return _from_log_alpha_bars(2 * np.log(signal))
+
+
+def respaced(schedule: Schedule, timesteps: Int[np.ndarray, " n"]) -> Schedule:
+    """The chain that stops only at these timesteps: alpha_bar'_i is alpha_bar at the i-th smallest of them.
+
+    beta'_i = 1 - alpha_bar'_i / alpha_bar'_{i-1}  (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 19). A denoiser of the long chain is
+    one of the short: ``lambda x, i: predict(x, np.sort(timesteps)[i])``.
+
+    Raises:
+        ValueError: if the timesteps repeat or lead out of the chain.
+    """
+    timesteps = np.sort(np.asarray(timesteps))
+    if not (len(timesteps) and timesteps[0] >= 0 and timesteps[-1] < schedule.num_steps and np.all(np.diff(timesteps))):
+        raise ValueError(f"timesteps must be different ones of {{0, ..., {schedule.num_steps - 1}}}; got {timesteps}")
+    return _from_log_alpha_bars(schedule.log_alpha_bars[timesteps])
+
+
+def _from_log_alpha_bars(log_alpha_bars):
+    return Schedule(-np.expm1(np.diff(log_alpha_bars, prepend=0.0)), log_alpha_bars)
 
 
 def _checked(num_steps: int) -> int:

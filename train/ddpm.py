@@ -115,7 +115,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxgen import diffusion, samplers, schedules
+    from jaxgen import diffusion, grids, samplers, schedules
     from jaxgen.models.unet import UNet
     from train.common import images, optimizer
     from train.common.errors import in_words
@@ -129,7 +129,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
         "scaled_linear": lambda: schedules.scaled_linear(T, 0.00085 * short, min(0.012 * short, 0.999)),
         "cosine": lambda: schedules.cosine(T),
     }[config.schedule]()
-    grid = schedules.trailing_timesteps(T, config.sample_steps)
+    grid = grids.trailing(T, config.sample_steps)
     adam = optimizer.adam(config.learning_rate, config.warmup_steps, config.clip_norm)
     net = UNet(
         out_channels=image_shape[-1],

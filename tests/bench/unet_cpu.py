@@ -30,14 +30,14 @@ def jaxgen_side():
     import jax.numpy as jnp
     import optax
 
-    from jaxgen import diffusion, samplers, schedules
+    from jaxgen import diffusion, grids, samplers, schedules
     from jaxgen.models.unet import UNet
     from train.common.parallel import compiler_options
 
     unet = UNet(width=32, multipliers=[w // 32 for w in WIDTHS], blocks=2, attention=(16,), head_dim=8)
     schedule, optimizer = schedules.linear(), optax.adam(1e-4)
     images = jax.random.uniform(jax.random.key(0), (BATCH, SIZE, SIZE, CHANNELS), minval=-1.0)
-    timesteps = jnp.asarray(schedules.trailing_timesteps(schedule.num_steps, DDIM_STEPS))
+    timesteps = jnp.asarray(grids.trailing(schedule.num_steps, DDIM_STEPS))
     t = jnp.arange(BATCH)
 
     def init(key):

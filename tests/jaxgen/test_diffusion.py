@@ -152,3 +152,99 @@ def test_half_precision_images_do_not_cost_the_coefficients_their_digits(schedul
         (diffusion.q_posterior(schedule, x0, xt, t), diffusion.q_step_variance(schedule, xt, t, t - 1)),
         (diffusion.q_posterior(schedule, *exact, t), diffusion.q_step_variance(schedule, exact[1], t, t - 1)),
     )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_any_one_of_eps_x0_and_v_determines_the_image_and_the_noise(schedule, predicts):
+    x0, eps, t = images(), images(1), some_timesteps(schedule)
+    xt = diffusion.q_sample(schedule, x0, t, eps)
+    said = diffusion.target(schedule, x0, t, eps, predicts)
+    for found, true in zip(diffusion.x0_and_eps(schedule, xt, t, said, predicts), (x0, eps), strict=True):
+        np.testing.assert_allclose(found, true, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_v_is_the_velocity_of_xt_on_the_circle_of_signal_and_noise():
+    """x_t = cos(phi) x_0 + sin(phi) eps: differentiate in phi."""
+    schedule, x0, eps, t = schedules.cosine(), images(), images(1), jnp.array([0, 10, 500, 998])
+    phi = jnp.arccos(jnp.sqrt(schedule.alpha_bars[t]))[:, None, None, None]
+    _, velocity = jax.jvp(lambda phi: jnp.cos(phi) * x0 + jnp.sin(phi) * eps, (phi,), (jnp.ones_like(phi),))
+    np.testing.assert_allclose(diffusion.predict_v(schedule, x0, t, eps), velocity, rtol=1e-6, atol=1e-9)
+
+
+def test_where_nothing_is_left_of_the_image_v_still_says_what_it_was():
+    schedule = schedules.zero_terminal_snr(schedules.linear())
+    x0, eps, t = images(), images(1), jnp.full(4, 999)
+    xt = diffusion.q_sample(schedule, x0, t, eps)
+    np.testing.assert_array_equal(xt, eps)
+    v = diffusion.predict_v(schedule, x0, t, eps)
+    for found, true in zip(diffusion.x0_and_eps(schedule, xt, t, v, "v"), (x0, eps), strict=True):
+        np.testing.assert_array_equal(found, true)
+    mean, variance = diffusion.q_posterior(schedule, x0, xt, t)
+    np.testing.assert_allclose(mean, np.sqrt(schedule.alpha_bars[998]) * x0, rtol=1e-5)
+    np.testing.assert_allclose(variance, 1 - schedule.alpha_bars[998], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_whole_number_is_the_same_timestep_as_the_fraction_of_its_value(schedule):
+    t, like = jnp.arange(-1, schedule.num_steps), jnp.zeros(schedule.num_steps + 1)
+    for function in (
+        diffusion.log_snr,
+        lambda *a: diffusion.signal_and_sigma(*a)[0],
+        lambda *a: diffusion.signal_and_sigma(*a)[1],
+    ):
+        np.testing.assert_allclose(
+            function(schedule, t.astype(float), like), function(schedule, t, like), rtol=1e-9, atol=1e-12
+        )
+
+
+@pytest.mark.usefixtures("x64")
+def test_between_two_timesteps_the_logarithm_of_the_noise_level_is_linear(schedule):
+    ends = schedule.log_snrs[1:3]
+    like = jnp.zeros(1)
+    for weight in (0.25, 0.5, 0.9):
+        t = jnp.array([1 + weight])
+        expected = (1 - weight) * ends[0] + weight * ends[1]
+        np.testing.assert_allclose(diffusion.log_snr(schedule, t, like), [expected], rtol=1e-12)
+        signal, sigma = diffusion.signal_and_sigma(schedule, t, like)
+        np.testing.assert_allclose(2 * np.log(signal / sigma), [expected], rtol=1e-9)
+        np.testing.assert_allclose(signal**2 + sigma**2, 1.0, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_the_squared_error_of_every_quantity_is_that_of_x0_times_a_function_of_the_noise_level(schedule, predicts):
+    """SNR for eps, 1 for x_0, SNR + 1 for v; so min-SNR weights make all three min(SNR, gamma) times the error of x_0."""
+    x0, eps, guess, t = images(), images(1), images(2), some_timesteps(schedule)
+    xt = diffusion.q_sample(schedule, x0, t, eps)
+
+    def predict(x, t):
+        return diffusion.target(schedule, guess, t, diffusion.predict_eps(schedule, xt, t, guess), predicts)
+
+    loss = diffusion.simple_loss(schedule, predict, x0, t, eps, predicts=predicts)
+    error = ((x0 - guess) ** 2).reshape(4, -1).mean(1)
+    snr = np.exp(schedule.log_snrs)[t]
+    np.testing.assert_allclose(loss, {"eps": snr, "x0": 1.0, "v": snr + 1}[predicts] * error, rtol=1e-7)
+    weight = diffusion.min_snr_weight(schedule, t, 5.0, predicts)
+    np.testing.assert_allclose(weight * loss, np.minimum(snr, 5.0) * error, rtol=1e-5)
+
+
+def test_min_snr_weights_are_finite_where_nothing_is_left_of_the_image():
+    schedule = schedules.zero_terminal_snr(schedules.linear())
+    last = jnp.array([999])
+    weights = [float(diffusion.min_snr_weight(schedule, last, predicts=kind)[0]) for kind in ("eps", "x0", "v")]
+    assert weights == [1.0, 0.0, 0.0]
+
+
+def test_a_quantity_that_no_denoiser_predicts_is_refused():
+    schedule, x, t = schedules.linear(10), jnp.ones((1, 1)), jnp.array([1])
+    for function in (
+        lambda: diffusion.x0_and_eps(schedule, x, t, x, "noise"),
+        lambda: diffusion.target(schedule, x, t, x, "noise"),
+        lambda: diffusion.min_snr_weight(schedule, t, predicts="noise"),
+    ):
+        with pytest.raises(ValueError, match='"eps", "x0" or "v"; got \'noise\''):
+            function()
+    with pytest.raises(ValueError, match="gamma must be positive; got 0"):
+        diffusion.min_snr_weight(schedule, t, 0.0)

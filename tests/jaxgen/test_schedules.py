@@ -56,18 +56,43 @@ def test_variances_outside_zero_and_one_are_refused(betas):
         schedules.from_betas(betas)
 
 
-@pytest.mark.parametrize(("num_train", "num"), [(1000, 1000), (1000, 50), (1000, 7), (10, 3), (1, 1)])
-def test_trailing_timesteps_fall_from_the_end_of_the_chain_and_are_even(num_train, num):
-    grid = schedules.trailing_timesteps(num_train, num)
-    assert len(grid) == num
-    assert grid[0] == num_train - 1
-    assert grid[-1] >= 0
-    steps = -np.diff(grid)
-    assert np.all(steps >= 1)
-    assert not len(steps) or steps.max() - steps.min() <= 1
+@pytest.mark.parametrize("schedule", ALL)
+def test_the_signal_to_noise_ratio_is_that_of_alpha_bar(schedule):
+    a = schedule.alpha_bars
+    np.testing.assert_allclose(np.exp(schedule.log_snrs), a / (1 - a), rtol=1e-9)
 
 
-@pytest.mark.parametrize("num", [0, 11])
-def test_more_sampling_steps_than_the_chain_has_are_refused(num):
-    with pytest.raises(ValueError, match=f"between 1 and the 10 steps of the chain; got {num}"):
-        schedules.trailing_timesteps(10, num)
+@pytest.mark.parametrize("schedule", ALL)
+def test_zero_terminal_snr_leaves_nothing_at_the_end_and_the_first_step_as_it_was(schedule):
+    """And sqrt(alpha_bar) stays an affine map of what it was: Lin et al. 2024, algorithm 1."""
+    zero = schedules.zero_terminal_snr(schedule)
+    assert zero.alpha_bars[-1] == 0
+    assert zero.betas[-1] == 1
+    np.testing.assert_allclose(zero.betas[0], schedule.betas[0], rtol=1e-9)
+    before, after = np.sqrt(schedule.alpha_bars), np.sqrt(zero.alpha_bars)
+    np.testing.assert_allclose(np.polyval(np.polyfit(before, after, 1), before), after, atol=1e-12)
+    np.testing.assert_allclose(np.cumprod(1 - zero.betas), zero.alpha_bars, rtol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_a_respaced_chain_passes_through_the_same_marginals(schedule):
+    timesteps = np.array([999, 500, 20, 3])
+    short = schedules.respaced(schedule, timesteps)
+    np.testing.assert_allclose(short.alpha_bars, schedule.alpha_bars[[3, 20, 500, 999]], rtol=1e-12)
+    np.testing.assert_allclose(np.cumprod(1 - short.betas), short.alpha_bars, rtol=1e-7)
+
+
+def test_respaced_at_every_timestep_a_chain_is_itself():
+    schedule = schedules.cosine(50)
+    np.testing.assert_allclose(schedules.respaced(schedule, np.arange(50)).betas, schedule.betas, rtol=1e-9)
+
+
+@pytest.mark.parametrize("timesteps", [[], [3, 3], [-1, 3], [3, 10]])
+def test_a_chain_is_not_respaced_at_what_is_not_in_it(timesteps):
+    with pytest.raises(ValueError, match="different ones of {0, ..., 9}"):
+        schedules.respaced(schedules.linear(10), np.array(timesteps, int))
+
+
+def test_a_chain_of_one_step_has_no_terminal_snr_to_change():
+    with pytest.raises(ValueError, match="one step"):
+        schedules.zero_terminal_snr(schedules.linear(1))
