@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy import integrate, stats
 
 from jaxgen import likelihoods
@@ -113,3 +114,43 @@ def test_static_mistakes_are_refused_in_words():
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("mean", [-1.5, -1.0, -0.3, 0.999, 2.0])
+@pytest.mark.parametrize("log_scale", [-7.0, -3.0, 0.0, 3.0])
+def test_discretized_gaussian_probabilities_of_all_levels_add_up_to_one(mean, log_scale):
+    full = [images(np.full(256, value)) for value in (mean, log_scale)]
+    log_prob = likelihoods.discretized_gaussian_log_prob(*full, images(LEVELS))
+    np.testing.assert_allclose(np.exp(log_prob).sum(), 1, rtol=1e-6)
+    in_float32 = likelihoods.discretized_gaussian_log_prob(
+        *(a.astype(jnp.float32) for a in full), images(LEVELS).astype(jnp.float32)
+    )
+    np.testing.assert_allclose(in_float32, log_prob, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 0.7, 0.9, 30.0])
+def test_discretized_gaussian_is_the_mass_of_a_level_under_scipys_normal_law(scale):
+    """On both sides of the width at which the formula changes, near the mean and ten scales away from it."""
+    mean = np.concatenate([RNG.uniform(-1, 1, 30), RNG.uniform(-1, 1, 20) + 10 * scale])
+    x = LEVELS[RNG.integers(1, 255, 50)]
+    lower, upper = (x - 1 / 255 - mean) / scale, (x + 1 / 255 - mean) / scale
+    lower, upper = np.where(lower > 0, -upper, lower), np.where(lower > 0, -lower, upper)
+    low, high = stats.norm.logcdf(lower), stats.norm.logcdf(upper)
+    expected = high + np.log(-np.expm1(low - high))
+    actual = likelihoods.discretized_gaussian_log_prob(images(mean), images(np.full(50, np.log(scale))), images(x))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_discretized_gaussian_is_finite_far_from_its_mean(dtype):
+    mean = jnp.full((9, 1), 5.0, dtype)
+    log_scale = jnp.array([-7] * 3 + [0] * 3 + [12] * 3, dtype)[:, None]
+    x = jnp.array([-1, 0, 1] * 3, dtype)[:, None]
+    value, gradients = jax.vjp(lambda m, s: likelihoods.discretized_gaussian_log_prob(m, s, x), mean, log_scale)
+    assert np.all(np.isfinite(value))
+    assert all(np.all(np.isfinite(g)) for g in gradients(jnp.ones(9, dtype)))
+
+
+def test_the_gradient_of_the_discretized_gaussian_is_that_of_finite_differences():
+    mean, log_scale, x = images(RNG.normal(size=8)), images(RNG.uniform(-4, 2, 8)), images(LEVELS[::32])
+    check_grads(lambda m, s: likelihoods.discretized_gaussian_log_prob(m, s, x), (mean, log_scale), order=1, rtol=1e-4)
