@@ -47,8 +47,8 @@ def rescaled(
     def guided(xt, t):
         with_condition, without = conditional(xt, t), unconditional(xt, t)
         free = without + _shaped(scale, xt) * (with_condition - without)
-        axes = tuple(range(1, xt.ndim))
-        ratio = with_condition.std(axis=axes, keepdims=True) / free.std(axis=axes, keepdims=True)
+        wanted, found = (x.std(axis=tuple(range(1, xt.ndim)), keepdims=True) for x in (with_condition, free))
+        ratio = jnp.where(found > 0, wanted, 1.0) / jnp.where(found > 0, found, 1.0)
         return (rescale * ratio + (1 - rescale)) * free
 
     return guided

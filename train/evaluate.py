@@ -1,6 +1,7 @@
 """How well a trained model predicts images it has not seen: python -m train.evaluate RUN --samples 5000
 
-For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. Stopped, the same command goes on.
+For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. For a DDPM: the variational bound,
+from so many timesteps per image. Stopped, the same command goes on.
 """
 
 import json
@@ -26,8 +27,9 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    samples: int = 5000
-    """Importance samples per image: more come closer to log p(x), from below."""
+    samples: int | None = None
+    """VAE: importance samples per image; more come closer to log p(x), from below. Default: 5000. DDPM: timesteps per image; fewer give a
+    noisier estimate of the same bound. Default: all."""
     split: str = "test"
     """Images to evaluate on."""
     num: int | None = None
@@ -75,8 +77,9 @@ def evaluate(options: Options) -> dict:
         raise UserError(f"the images of {options.split} are {source.shape}, the run's {description['data']['shape']}")
     state, step = trained.restore(options.run, description, recipe, on)
     num = min(options.num or len(source), len(source))
+    samples = options.samples or recipe.evaluate_samples
     about = {
-        "samples": options.samples,
+        "samples": samples,
         "split": options.split,
         "seed": options.seed,
         "batch_size": options.batch_size,
@@ -87,9 +90,7 @@ def evaluate(options: Options) -> dict:
     name = "-".join(str(value) for value in about.values()).replace("/", "_")
     partial = _Partial(options.run / "evaluations" / f"{name}.jsonl", about | exact)
 
-    draw = gallery.drawer(
-        lambda *arguments: recipe.evaluate(*arguments, options.samples), on, convolutions=recipe.convolutions
-    )
+    draw = gallery.drawer(lambda *arguments: recipe.evaluate(*arguments, samples), on, convolutions=recipe.convolutions)
     size, key = min(options.batch_size, num), root_key(options.seed, "evaluate")
     batches = range(-(-num // size))
     for i in tqdm(batches[len(partial.rows) :], initial=len(partial.rows), total=len(batches), unit="batch"):
@@ -98,7 +99,8 @@ def evaluate(options: Options) -> dict:
         partial.add({name: values[: num - i * size].tolist() for name, values in estimates.items()})
 
     columns = {name: np.concatenate([row[name] for row in partial.rows]) for name in partial.rows[0]}
-    columns["bits_per_dim"] = likelihoods.bits_per_dim(columns["nll"], math.prod(source.shape))
+    code_length = columns.get("nll", columns.get("bound"))
+    columns["bits_per_dim"] = likelihoods.bits_per_dim(code_length, math.prod(source.shape))
     means = {name: _mean(values) for name, values in columns.items()}
     _enter(options.run / "evaluations.json", {**about, "estimates": means})
     write_report(options.run)

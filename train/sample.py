@@ -2,16 +2,42 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import trained
+from train import edits, trained
 from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
+from train.edits import Edit
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Diffusion models: how to draw. Default: as the run was configured."""
+
+    sampler: Literal["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"] | None = None
+    """Which sampler."""
+    steps: int | None = None
+    """Its timesteps."""
+    grid: Literal["trailing", "leading", "linspace", "karras", "even_log_snr"] | None = None
+    """Which timesteps."""
+    order: int | None = None
+    """Of dpm_solver and unipc, 1 to 3, and heun, 1 or 2."""
+    eta: float | None = None
+    """ddim: noise of a step, 0 to 1."""
+    guidance: float | None = None
+    """Models with labels: how closely to follow the label."""
+    rescale: float | None = None
+    """Models with labels: how far to bring guided predictions back to the spread of unguided ones, 0 to 1."""
+
+    def on(self, drawing: Any) -> Any:
+        """The run's own `Drawing`, changed as wished."""
+        wishes = {{"steps": "sample_steps"}.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
+        return replace(drawing, **{name: value for name, value in wishes.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -22,10 +48,6 @@ class Options:
     """The run folder."""
     num: int = 64
     """Number of images; of points, some thousands show more."""
-    sampler: Literal["ancestral", "ddim"] | None = None
-    """ddpm: how to draw. Default: as the run was configured."""
-    steps: int | None = None
-    """ddpm: steps of the sampler. Default: as the run was configured."""
     label: int | None = None
     """Models with labels: the class to draw. Default: all, in turn."""
     seed: int = 0
@@ -40,6 +62,8 @@ class Options:
     """Where to compute."""
     devices: int | None = None
     """Devices to use."""
+    wish: Wish = field(default_factory=Wish)
+    edit: Edit = field(default_factory=Edit)
 
 
 def sample(options: Options) -> list[Path]:
@@ -65,7 +89,12 @@ def sample(options: Options) -> list[Path]:
     labels = trained.labels_in_turn(description, options.num)
     if options.label is not None:
         labels = np.full_like(labels, options.label)
-    drawn = trained.draw(description, recipe, state, on, labels, seed=options.seed, batch_size=options.batch_size)
+    draw, given = recipe.sample, {}
+    if options.edit != Edit():
+        draw, given = _editing(recipe, options.edit, description["data"]["shape"])
+    drawn = trained.draw(
+        description, draw, state, on, labels, seed=options.seed, batch_size=options.batch_size, given=given
+    )
 
     out = options.out or options.run / "samples"
     text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}
@@ -90,13 +119,21 @@ def sample(options: Options) -> list[Path]:
 def _change(description: dict, options: Options) -> Callable[[Any], Any]:
     """What the options change in the run's configuration; a UserError for those that its model does not have."""
     name, classes = description["recipe"], description["data"]["num_classes"]
-    if name != "ddpm" and (options.sampler, options.steps) != (None, None):
-        raise UserError(f"--sampler and --steps are for runs of train.ddpm; {options.run} is one of train.{name}")
+    if name != "ddpm" and (options.wish, options.edit) != (Wish(), Edit()):
+        flags = [
+            f.name
+            for group in (options.wish, options.edit)
+            for f in fields(group)
+            if getattr(group, f.name) != f.default
+        ]
+        named = ", ".join("--" + flag.replace("_", "-") for flag in flags)
+        raise UserError(f"{named}: this is for runs of diffusion models; {options.run} is one of train.{name}")
     if options.separate and len(description["data"]["shape"]) == 1:
         raise UserError(f"--separate is for images, and {options.run} is a run whose model draws points; leave it out")
     if options.label is not None and not _knows_labels(description):
         raise UserError(
-            "--label is for runs of train.cvae, of train.cvae_gan, and of train.gan and train.wgan_gp with --labels; "
+            "--label is for runs of train.cvae, of train.cvae_gan, of train.gan and train.wgan_gp with --labels, and of train.ddpm "
+            "with --conditional; "
             f"{options.run} is a run of train.{name} that knows no labels"
         )
     if options.label is not None and not 0 <= options.label < classes:
@@ -104,23 +141,34 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
             f"--label must lie between 0 and {classes - 1}, the classes of {description['data']['name']}; "
             f"got {options.label}"
         )
-    if name != "ddpm":
+    if options.wish == Wish():
         return lambda config: config
 
     def drawing_so(config):
-        if options.steps is not None and not 1 <= options.steps <= config.num_timesteps:
-            raise UserError(
-                f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {options.steps}"
-            )
-        steps = config.sample_steps if options.steps is None else options.steps
-        return replace(config, sampler=options.sampler or config.sampler, sample_steps=steps)
+        steps = options.wish.steps
+        if steps is not None and not 1 <= steps <= config.num_timesteps:
+            raise UserError(f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {steps}")
+        return replace(config, drawing=options.wish.on(config.drawing))
 
     return drawing_so
 
 
+def _editing(recipe, edit, shape):
+    """The function that draws with a picture given, and the picture."""
+    image, known = edits.read(edit, shape)
+    strength = edit.strength or (0.6 if known is None else 1.0)
+
+    def draw(state, batch, key):
+        return recipe.edit(state, batch, key, strength, edit.resamplings)
+
+    return draw, {"image": image} if known is None else {"image": image, "mask": known}
+
+
 def _knows_labels(description: dict) -> bool:
-    name = description["recipe"]
-    return name in ("cvae", "cvae_gan") or (name in ("gan", "wgan_gp") and description["config"]["labels"])
+    config = description["config"]
+    return {"cvae": True, "cvae_gan": True, "ddpm": config.get("conditional"), "gan": config.get("labels")}.get(
+        description["recipe"].replace("wgan_gp", "gan"), False
+    )
 
 
 def main(options: Options) -> int:
@@ -131,5 +179,5 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     sys.exit(command.reporting_errors(lambda: main(options)))

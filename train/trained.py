@@ -1,7 +1,8 @@
 """A trained run, taken from its folder and usable again: for the commands that draw from it or measure it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -77,9 +78,18 @@ def labels_in_turn(description: dict, num: int) -> Any:
 
 
 def draw(
-    description: dict, recipe: Any, state: Any, on: Sequence, labels: Any, *, seed: int, batch_size: int = BATCH
+    description: dict,
+    sample: Callable,
+    state: Any,
+    on: Sequence,
+    labels: Any,
+    *,
+    seed: int,
+    batch_size: int = BATCH,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """An image for each of the labels, int32 (n,): float32 (n, h, w, c) in [-1, 1]; or a point, (n, 2).
+    """An image for each of the labels, int32 (n,): float32 (n, h, w, c) in [-1, 1]; or a point, (n, 2). By a recipe's ``sample``, or
+    another function of (state, batch, key), whose batch has what is given in every row.
 
     Number i depends on the seed, its label and the batch size.
     """
@@ -89,13 +99,14 @@ def draw(
     from train.common import gallery
     from train.common.recipe import root_key
 
-    program, key = gallery.drawer(recipe.sample, on), root_key(seed, "sample")
+    program, key = gallery.drawer(sample, on), root_key(seed, "sample")
     size, shape = min(len(labels), batch_size), description["data"]["shape"]
     of_a_point = len(shape) == 1
     blank = np.zeros((size, *shape), np.float32 if of_a_point else np.uint8)
+    given = {name: np.broadcast_to(value, (size, *np.shape(value))) for name, value in given.items()}
     drawn = []
     for i in tqdm(range(-(-len(labels) // size)), unit="batch", disable=None):
         rows = np.resize(labels[i * size : (i + 1) * size], size)  # one shape for all batches
-        batch = {"point" if of_a_point else "image": blank, "label": rows}
+        batch = {"point" if of_a_point else "image": blank, "label": rows, **given}
         drawn.append(program(state, batch, jax.random.fold_in(key, i)))
     return np.concatenate(drawn)[: len(labels)]

@@ -43,13 +43,13 @@ def timestep_embedding(t, dim):
     return jnp.pad(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1), ((0, 0), (0, dim % 2)))
 
 
-def smallest_size(size, levels):
-    """Height and width after levels - 1 halvings of ``size``, (height, width).
+def smallest_size(size, levels, patch=1):
+    """Height and width, in squares of ``patch`` pixels, after levels - 1 halvings of ``size``, (height, width).
 
     Raises:
         ValueError: if they cannot be halved so often.
     """
-    multiple = 2 ** (levels - 1)
+    multiple = patch * 2 ** (levels - 1)
     if any(side % multiple for side in size):
         raise ValueError(
             f"images of height x width {size[0]}x{size[1]} do not fit {levels} levels: both must be multiples of {multiple}; "

@@ -39,4 +39,4 @@ def drawer(options: Options, description: dict) -> tuple[Callable, int]:
     on = devices.select(options.accelerator, 1)
     devices.use_compilation_cache()
     state, step = trained.restore(options.run, description, recipe, on)
-    return partial(trained.draw, description, recipe, state, on, seed=options.seed), step
+    return partial(trained.draw, description, recipe.sample, state, on, seed=options.seed), step

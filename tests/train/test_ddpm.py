@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import jax
@@ -5,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import diffusion
+from jaxgen import diffusion, diffusion_bound
+from jaxgen.models.unet import UNet
 from tests.train.tiny import DDPM
-from train import ddpm
-from train.common import data, loop, parallel
+from train import ddpm, denoising
+from train.common import data, gallery, loop, parallel
 from train.common.errors import UserError
+from train.denoising import Drawing
 
 SHAPE = (8, 8, 1)
 
@@ -18,12 +21,12 @@ def first_step(config, devices, monkeypatch):
     """What the loss sees in step 0 on so many devices: x0, t and noise, put together again; and the metrics."""
     seen = {}
 
-    def simple_loss(schedule, predict_eps, x0, t, noise):
+    def simple_loss(schedule, predict_eps, x0, t, noise, **options):
         def keep(device, *arrays):
             seen[int(device)] = [np.asarray(a) for a in arrays]
 
         jax.debug.callback(keep, jax.lax.axis_index("data"), x0, t, noise)
-        return original(schedule, predict_eps, x0, t, noise)
+        return original(schedule, predict_eps, x0, t, noise, **options)
 
     original = diffusion.simple_loss
     monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
@@ -72,12 +75,13 @@ def test_a_step_in_pieces_is_the_whole_step():
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"])
 def test_the_denoising_chain_ends_in_the_samples(sampler):
     on = jax.devices()[:1]
-    recipe = ddpm.recipe(replace(DDPM, sampler=sampler), SHAPE)
+    recipe = ddpm.recipe(replace(DDPM, drawing=Drawing(sampler, sample_steps=4)), SHAPE)
     state = loop.initial_state(recipe, 0, on)
-    batch, key_data = {"image": np.zeros((2, *SHAPE), np.uint8)}, jax.random.key_data(jax.random.key(0))
+    batch = {"image": np.zeros((2, *SHAPE), np.uint8), "label": np.zeros(2, np.int32)}
+    key_data = jax.random.key_data(jax.random.key(0))
 
     def both(state, batch, key_data):
         key = jax.random.wrap_key_data(key_data)
@@ -113,7 +117,17 @@ def test_bfloat16_changes_the_products_and_not_the_parameters():
     ("change", "said"),
     [
         ({"num_timesteps": 0}, "--num-timesteps"),
-        ({"sample_steps": 30}, "--sample-steps"),
+        ({"drawing": Drawing(sample_steps=30)}, "--sample-steps"),
+        ({"drawing": Drawing("heun", sample_steps=4, order=3)}, "--order must lie between 1 and 2"),
+        ({"drawing": Drawing(sample_steps=4, guidance=2.0)}, "--guidance is for models with labels"),
+        ({"drawing": Drawing(sample_steps=4, rescale=2.0)}, "--rescale must lie between 0"),
+        ({"zero_terminal_snr": True}, "take --predicts v"),
+        (
+            {"zero_terminal_snr": True, "predicts": "v", "drawing": Drawing("heun", sample_steps=4)},
+            "needs some signal at the end of the chain",
+        ),
+        ({"conditional": True}, "--conditional needs labels of at least 2 classes, and digits has 0"),
+        ({"min_snr": 0.0}, "--min-snr"),
         ({"ema_decay": 1.5}, "--ema-decay"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"pieces": 0}, "--pieces"),
@@ -125,3 +139,73 @@ def test_bfloat16_changes_the_products_and_not_the_parameters():
 def test_settings_that_cannot_work_are_refused_in_words(change, said):
     with pytest.raises(UserError, match=said):
         ddpm.recipe(replace(DDPM, **change), SHAPE)
+
+
+def state_and_batch(recipe, rows):
+    state = loop.initial_state(recipe, 0, jax.devices()[:1])
+    return state, {"image": np.zeros((rows, *SHAPE), np.uint8), "label": np.arange(rows, dtype=np.int32) % 10}
+
+
+@pytest.mark.parametrize("samples", [20, 5, 1])
+def test_the_bound_is_a_sum_over_all_timesteps_or_an_unbiased_estimate_of_it(monkeypatch, samples):
+    """With (t + 1)^2 in the place of the terms the sum is known; from all timesteps it is exact."""
+
+    def term(schedule, predict, x0, t, eps, **how):
+        return (t + 1.0) ** 2
+
+    monkeypatch.setattr(diffusion_bound, "term", term)
+    monkeypatch.setattr(diffusion_bound, "prior_term", lambda schedule, x0: jnp.full(len(x0), 7.0))
+    recipe, rows = ddpm.recipe(DDPM, SHAPE), 4000
+    state, batch = state_and_batch(recipe, rows)
+    draw = gallery.drawer(lambda *a: recipe.evaluate(*a, samples), jax.devices()[:1])
+    bound = draw(state, batch, jax.random.key(0))["bound"]
+    total = 7 + sum((t + 1) ** 2 for t in range(20))
+    if samples == 20:
+        np.testing.assert_allclose(bound, total, rtol=1e-6)
+    else:
+        assert abs(bound.mean() - total) < 4 * bound.std() / np.sqrt(rows)
+
+
+def test_guidance_follows_the_label_and_scale_one_is_the_conditional_model(monkeypatch):
+    """With a network that predicts its label: scale w makes of label y and no label, 10, the prediction 10 + w (y - 10)."""
+    seen = []
+
+    def apply(self, variables, x, t, keys=None, labels=None):
+        return jnp.broadcast_to(labels.astype(jnp.float32)[:, None, None, None], x.shape)
+
+    monkeypatch.setattr(UNet, "apply", apply)
+    monkeypatch.setattr(
+        denoising, "draw", lambda drawing, keys, predict, schedule, x, grid, **o: seen.append(predict(x, None)) or x
+    )
+    for scale in (1.0, 3.0):
+        drawing = Drawing("ddim", sample_steps=4, guidance=scale)
+        recipe = ddpm.recipe(replace(DDPM, conditional=True, drawing=drawing), SHAPE, 10)
+        state = jax.eval_shape(recipe.init, jax.random.key(0))
+        batch = {"image": jnp.zeros((3, *SHAPE), jnp.uint8), "label": jnp.array([0, 4, 9])}
+        sample = functools.partial(recipe.sample, state, batch)
+        jax.vmap(lambda _, sample=sample: sample(jax.random.key(0)), axis_name="data")(jnp.zeros(1))
+    np.testing.assert_allclose(seen[0][:, 0, 0, 0], [0, 4, 9])
+    np.testing.assert_allclose(seen[1][:, 0, 0, 0], [-20, -8, 7])
+
+
+def test_labels_are_hidden_as_often_as_asked(monkeypatch):
+    seen = []
+
+    def simple_loss(schedule, predict, x0, t, noise, **options):
+        return predict(x0, t)[:, 0, 0, 0]
+
+    def apply(self, variables, x, t, keys=None, labels=None):
+        jax.debug.callback(lambda y: seen.append(np.asarray(y)), labels)
+        return x * jax.tree.leaves(variables)[0].sum()
+
+    monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
+    recipe = ddpm.recipe(replace(DDPM, conditional=True, label_dropout=0.25), SHAPE, 10)
+    state, batch = state_and_batch(recipe, 1000)
+    monkeypatch.setattr(UNet, "apply", apply)
+    program = parallel.parallelize(recipe.step, jax.devices()[:1], rows=(False, True, False))
+    jax.block_until_ready(program(state, batch, parallel.place(jax.random.key(0), jax.devices()[:1])))
+    jax.effects_barrier()
+    (labels,) = seen
+    hidden = labels == 10
+    assert abs(hidden.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
+    np.testing.assert_array_equal(labels[~hidden], batch["label"][~hidden])

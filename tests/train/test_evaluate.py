@@ -132,7 +132,7 @@ def test_the_command_says_every_estimate_with_its_error(finished, run, capsys):
     assert said.keys() == {"nll", "negative_elbo", "bits_per_dim"}
 
 
-@pytest.mark.parametrize("name", ["ae", "ddpm"])
+@pytest.mark.parametrize("name", ["ae", "gan"])
 def test_a_model_without_a_likelihood_is_refused(tmp_path, name):
     save_run(tmp_path, name)
     with pytest.raises(UserError, match=rf"is a run of train\.{name}, which has no likelihood to evaluate"):

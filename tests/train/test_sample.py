@@ -1,5 +1,8 @@
 """Images and points come with the labels that were asked for; what a run's model cannot draw is refused in words."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from train import trained
 from train.common import config, points, scatter
 from train.common.errors import UserError
 from train.common.recipe import Recipe
-from train.sample import Options, sample
+from train.edits import Edit
+from train.sample import Options, Wish, sample
 
 RUNS = ("ae", "vae", "cvae", "ddpm")
 
@@ -79,11 +83,53 @@ def test_a_ddpm_is_drawn_with_the_sampler_that_is_asked_for(runs, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(trained, "recipe", stop)
-    for options in ({}, {"steps": 9}, {"sampler": "ancestral"}):
+    wishes = ({}, {"steps": 9}, {"sampler": "unipc", "order": 3}, {"grid": "karras", "eta": 0.5})
+    for wish in wishes:
         with pytest.raises(UserError, match="enough"):
-            sample(Options(runs["ddpm"], accelerator="cpu", **options))
-    configured = (RECIPES["ddpm"][0].sampler, 4)
-    assert [(c.sampler, c.sample_steps) for c in seen] == [configured, (configured[0], 9), ("ancestral", 4)]
+            sample(Options(runs["ddpm"], accelerator="cpu", wish=Wish(**wish)))
+    configured = RECIPES["ddpm"][0].drawing
+    changes = ({}, {"sample_steps": 9}, *wishes[2:])
+    assert [config.drawing for config in seen] == [replace(configured, **change) for change in changes]
+
+
+@pytest.fixture(scope="module")
+def pictures_to_edit(tmp_path_factory):
+    """A picture that is bright above, a mask that is white below, and one of another size."""
+    folder = tmp_path_factory.mktemp("edit")
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:8] = 255
+    Image.fromarray(picture).save(folder / "picture.png")
+    Image.fromarray(255 - picture).save(folder / "mask.png")
+    Image.fromarray(picture[:4]).save(folder / "small.png")
+    return folder
+
+
+@pytest.mark.parametrize("resamplings", [1, 2])
+def test_what_a_mask_keeps_of_a_picture_is_in_every_image_and_the_rest_is_made_up(
+    runs, pictures_to_edit, tmp_path, resamplings
+):
+    edit = Edit(pictures_to_edit / "picture.png", mask=pictures_to_edit / "mask.png", resamplings=resamplings)
+    images = drawn(runs["ddpm"], tmp_path, num=3, edit=edit, wish=Wish(steps=12))
+    assert images[:, :4].min() > 230  # the filter that shrinks the picture blurs its edge
+    assert (images[0, 4:] != images[1, 4:]).any()
+
+
+def test_the_less_the_strength_the_more_an_image_stays_like_the_picture(runs, pictures_to_edit, tmp_path):
+    kept = []
+    for strength in (0.1, 1.0):
+        edit = Edit(pictures_to_edit / "picture.png", strength=strength)
+        images = drawn(runs["ddpm"], tmp_path / str(strength), num=4, edit=edit, wish=Wish(steps=20))
+        kept.append(np.abs(images.mean(0) - np.repeat([255, 0], 4)[:, None]).mean())
+    assert kept[0] < 40
+    assert kept[1] > kept[0] + 20
+
+
+def test_a_mask_of_another_size_is_refused(runs, pictures_to_edit):
+    edit = Edit(pictures_to_edit / "picture.png", mask=pictures_to_edit / "small.png")
+    with pytest.raises(
+        UserError, match=r"small\.png has 16x4 pixels and .*picture\.png 16x16; they must be of one size"
+    ):
+        sample(Options(runs["ddpm"], accelerator="cpu", edit=edit))
 
 
 def adversarial_run(folder, name="gan", labels=False):
@@ -130,7 +176,7 @@ def test_one_class_alone_is_drawn_of_an_adversarial_run_with_labels(tmp_path, dr
 
 @pytest.mark.parametrize("name", ["gan", "wgan_gp"])
 def test_an_adversarial_run_without_labels_knows_none(tmp_path, name):
-    said = rf"of train\.gan and train\.wgan_gp with --labels; .* is a run of train\.{name} that knows no labels"
+    said = rf"of train\.gan and train\.wgan_gp with --labels, .* is a run of train\.{name} that knows no labels"
     with pytest.raises(UserError, match=said):
         sample(Options(adversarial_run(tmp_path, name), label=2, accelerator="cpu"))
 
@@ -147,11 +193,21 @@ def test_points_have_no_files_of_their_own(tmp_path):
         ("cvae", {"label": -1}, "--label must lie between 0 and 9"),
         ("vae", {"label": 3}, r"--label is for runs of train\.cvae, .* is a run of train\.vae that knows no labels"),
         ("ddpm", {"label": 3}, "--label is for runs of train.cvae"),
-        ("vae", {"sampler": "ddim"}, r"--sampler and --steps are for runs of train\.ddpm; .* one of train\.vae"),
-        ("cvae", {"steps": 5}, "--sampler and --steps are for runs of train.ddpm"),
-        ("ae", {"steps": 5}, "--sampler and --steps are for runs of train.ddpm"),
-        ("ddpm", {"steps": 0}, "--steps must lie between 1 and the 20 of the run; got 0"),
-        ("ddpm", {"steps": 21}, "--steps must lie between 1 and the 20 of the run; got 21"),
+        (
+            "vae",
+            {"wish": Wish(sampler="ddim")},
+            r"--sampler: this is for runs of diffusion models; .* one of train\.vae",
+        ),
+        ("cvae", {"wish": Wish(steps=5, grid="karras")}, "--steps, --grid: this is for runs of diffusion models"),
+        ("ae", {"edit": Edit(Path("a.png"))}, "--init-image: this is for runs of diffusion models"),
+        ("ddpm", {"wish": Wish(steps=0)}, "--steps must lie between 1 and the 20 of the run; got 0"),
+        ("ddpm", {"wish": Wish(steps=21)}, "--steps must lie between 1 and the 20 of the run; got 21"),
+        ("ddpm", {"wish": Wish(guidance=2.0)}, "--guidance is for models with labels, trained with --conditional"),
+        ("ddpm", {"wish": Wish(sampler="heun", order=3)}, "--order must lie between 1 and 2; got 3"),
+        ("ddpm", {"edit": Edit(mask=Path("m.png"))}, "give the picture too, with --init-image"),
+        ("ddpm", {"edit": Edit(Path("nowhere.png"))}, r"nowhere\.png cannot be read as a picture"),
+        ("ddpm", {"edit": Edit(Path("a.png"), strength=0.0)}, "--strength must be more than 0 and at most 1; got 0.0"),
+        ("ddpm", {"edit": Edit(Path("a.png"), resamplings=2)}, "give the part that is known with --mask"),
         ("vae", {"num": 0}, "--num must be at least 1; got 0"),
         ("vae", {"batch_size": 0}, "--batch-size must be at least 1; got 0"),
     ],

@@ -13,6 +13,7 @@ from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
 from train.common.recipe import State
+from train.denoising import Drawing
 
 JOB = Job(dataset="digits", steps=8, batch_size=16, checkpoint_every=3, sample_every=100, log_every=2, num_samples=4)
 
@@ -28,8 +29,18 @@ DDPM = replace(
     schedule="cosine",
     warmup_steps=4,
     flip=True,
-    sample_steps=4,
+    drawing=Drawing("ddim", sample_steps=4),
 )
+GUIDED_DDPM = replace(
+    DDPM,
+    conditional=True,
+    predicts="v",
+    learn_variance=True,
+    timesteps="importance",
+    zero_terminal_snr=True,
+    drawing=Drawing("ancestral", sample_steps=4, guidance=2.0, rescale=0.5),
+)
+"""With everything that the other does without."""
 DDPM_FLAGS = [
     *(
         "--width",
@@ -77,6 +88,7 @@ CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer
 
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
+    "guided_ddpm": (GUIDED_DDPM, ddpm.recipe),
     "ae": (AE, ae.recipe),
     "vae": (VAE, vae.recipe),
     "conv_vae": (CONV_VAE, vae.recipe),

@@ -12,7 +12,13 @@ ACTIVE = 0.01
 """Nats of KL above which a latent dimension counts as active, by custom; Burda et al. 2016, arXiv:1509.00519, have the same number
 for the variance of the code's mean."""
 
-UNITS = {"nll": "NLL (nats)", "negative_elbo": "−ELBO (nats)", "bits_per_dim": "Bits per dimension"}
+UNITS = {
+    "nll": "NLL (nats)",
+    "negative_elbo": "−ELBO (nats)",
+    "bound": "Bound on the NLL (nats)",
+    "prior_term": "of it, prior term (nats)",
+    "bits_per_dim": "Bits per dimension",
+}
 """Estimates by name; others are called as they are."""
 
 WON = 0.95

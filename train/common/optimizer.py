@@ -65,14 +65,22 @@ def moving_average(decay: float, step: jax.Array, average: Any, params: Any) -> 
 
 
 def value_and_grad_in_pieces(loss: Callable, pieces: int) -> Callable:
-    """Like ``jax.value_and_grad(loss)`` of loss(params, rows), where the rows pass through in so many equal pieces.
+    """For loss(params, rows) with one value per row, (b,): these values, and the gradient of their mean.
 
-    For a loss that is a mean over rows the result is the same; the memory for activations is that of one piece.
+    The rows pass through in so many equal pieces; the memory for activations is that of one piece.
 
     Raises:
         UserError: when called with rows that so many pieces cannot share evenly.
     """
-    value_and_grad = jax.value_and_grad(loss)
+
+    def mean(params, rows):
+        losses = loss(params, rows)
+        return losses.mean(), losses
+
+    def value_and_grad(params, rows):
+        (_, losses), grads = jax.value_and_grad(mean, has_aux=True)(params, rows)
+        return losses, grads
+
     if pieces == 1:
         return value_and_grad
 
@@ -85,12 +93,14 @@ def value_and_grad_in_pieces(loss: Callable, pieces: int) -> Callable:
         stacked = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), rows)
 
         def add(total, piece):
-            return jax.tree.map(jnp.add, total, value_and_grad(params, piece)), None
+            losses, grads = value_and_grad(params, piece)
+            return jax.tree.map(jnp.add, total, grads), losses
 
         first = jax.tree.map(lambda x: x[0], stacked)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, first))
+        _, shapes = jax.eval_shape(value_and_grad, params, first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         # Convolution gradients inside a loop are slow on a CPU (they miss its fast kernels): unroll there.
-        total, _ = jax.lax.scan(add, zeros, stacked, unroll=pieces if jax.default_backend() == "cpu" else 1)
-        return jax.tree.map(lambda x: x / pieces, total)
+        total, losses = jax.lax.scan(add, zeros, stacked, unroll=pieces if jax.default_backend() == "cpu" else 1)
+        return losses.reshape(num_rows), jax.tree.map(lambda x: x / pieces, total)
 
     return accumulated

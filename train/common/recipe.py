@@ -43,7 +43,13 @@ class Recipe(NamedTuple):
     statistics: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
     """Vectors that describe a finished run, by name: state, batch, key -> one vector per row, (b, n), to be averaged."""
     evaluate: Callable[[State, dict, jax.Array, int], dict[str, jax.Array]] | None = None
-    """state, batch, key, samples -> by name, such as "nll", an estimate for each row, (b,), in nats, from so many samples each."""
+    """state, batch, key, samples -> by name an estimate for each row, (b,), in nats, from so many samples each; among them is "nll",
+    or "bound" on it."""
+    evaluate_samples: int = 5000
+    """How many, if nobody says."""
+    edit: Callable[[State, dict, jax.Array, float, int], jax.Array] | None = None
+    """state, batch, key, strength, resamplings -> images like those of the batch, changed so far; or with their part where the batch's
+    "mask", (b, h, w, 1), is 1, gone over so often."""
     convolutions: bool = True
     """Whether a step has convolutions, which decides where a loop over steps pays."""
     minibatches: int = 1

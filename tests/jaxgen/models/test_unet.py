@@ -107,6 +107,38 @@ def test_the_prediction_depends_on_the_timestep(params):
     assert jnp.abs(early - late).max() > 1e-2
 
 
+def test_a_label_moves_the_prediction_of_its_own_example_only():
+    net = UNet(out_channels=1, width=8, multipliers=(1,), blocks=1, attention=(), groups=4, num_classes=3)
+    x, t = inputs()
+    fresh = net.init(jax.random.key(0), x, t, labels=jnp.zeros(2, jnp.int32))["params"]
+    assert fresh["label"]["embedding"].shape == (4, 32)
+    moved = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(1), leaf.shape), fresh)
+    first, second = (net.apply({"params": moved}, x, t, None, jnp.array(labels)) for labels in ([0, 3], [2, 3]))
+    assert jnp.abs(first - second)[0].max() > 1e-3
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_patches_are_the_channels_of_a_network_on_fewer_pixels():
+    """The same parameters on the picture whose pixels are the squares, and the squares put back in their places."""
+    kind = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "groups": 4}
+    fine, coarse = UNet(out_channels=3, patch=2, **kind), UNet(out_channels=12, **kind)
+    x, t = inputs(c=3)
+    squares = np.zeros((2, 4, 4, 12), np.float32)
+    for i, j in np.ndindex(2, 2):
+        squares[..., 3 * (2 * i + j) : 3 * (2 * i + j) + 3] = x[:, i::2, j::2]
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(1), leaf.shape), fine.init(jax.random.key(0), x, t)
+    )
+    out, expected = fine.apply(params, x, t), coarse.apply(params, jnp.asarray(squares), t)
+    for i, j in np.ndindex(2, 2):
+        np.testing.assert_array_equal(out[:, i::2, j::2], expected[..., 3 * (2 * i + j) : 3 * (2 * i + j) + 3])
+
+
+def test_squares_that_do_not_fill_the_image_are_refused():
+    with pytest.raises(ValueError, match="10x8 do not fit 2 levels: both must be multiples of 4"):
+        UNet(width=8, multipliers=(1, 2), groups=4, patch=2).init(jax.random.key(0), *inputs(h=10))
+
+
 def test_dropout_of_an_example_depends_on_its_own_key_only(params):
     x, t = inputs(b=4)
     keys = jax.random.split(jax.random.key(3), 4)

@@ -8,14 +8,14 @@ from train.common.errors import UserError
 
 
 def loss(params, rows):
-    return ((rows["x"] @ params - rows["y"]) ** 2).mean()
+    return (rows["x"] @ params - rows["y"]) ** 2
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4])
 def test_gradients_taken_in_pieces_add_up_to_the_whole(pieces):
     rng = np.random.default_rng(0)
     params, rows = jnp.ones(3), {"x": rng.normal(size=(8, 3)), "y": rng.normal(size=8)}
-    value, grad = jax.value_and_grad(loss)(params, rows)
+    value, grad = loss(params, rows), jax.grad(lambda params: loss(params, rows).mean())(params)
     ours = optimizer.value_and_grad_in_pieces(loss, pieces)(params, jax.tree.map(jnp.asarray, rows))
     np.testing.assert_allclose(ours[0], value, rtol=1e-6)
     np.testing.assert_allclose(ours[1], grad, rtol=1e-5)
