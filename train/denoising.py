@@ -186,15 +186,18 @@ def edit(
     return draw(drawing, keys, predict, schedule, xt, rest, learned=learned, **same)
 
 
-def bound(keys: Any, predict: Callable, schedule: Any, x0: Any, samples: int, **how: Any) -> dict[str, Any]:
-    """The variational bound of images, (b,), in nats, and its prior term; from so many timesteps, one of each stretch of T / samples of them,
-    or with samples = T from all. The rest is for `diffusion_bound.term`."""
+def bound(
+    keys: Any, predict: Callable, schedule: Any, x0: Any, samples: int, *, variance: str, predicts: str, clip_x0: bool
+) -> dict[str, Any]:
+    """The variational bound of images, (b,), in nats, and its prior term: from so many timesteps, one of each stretch of T / samples of
+    them, or with samples = T from all.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxgen import diffusion_bound
 
-    T = schedule.num_steps
+    T, how = schedule.num_steps, {"variance": variance, "predicts": predicts, "clip_x0": clip_x0}
 
     def add(total, j):
         t_key, eps_key = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, j)), out_axes=1)(keys)

@@ -1,23 +1,25 @@
-"""How well a trained model predicts images it has not seen: python -m train.evaluate RUN --samples 5000
+"""How well a trained model predicts images it has not seen, and how close its own come to them: python -m train.evaluate RUN
 
 For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. For a DDPM: the variational bound,
-from so many timesteps per image. Stopped, the same command goes on.
+from so many timesteps per image. Stopped, the same command goes on. With --compare N, also the distances of N samples from the data
+(`train.comparison`); of models without a likelihood that is all.
 """
 
 import json
 import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
-from train import trained
+from train import comparison, trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError, check_counts
+from train.common.errors import UserError, check_counts, check_ranges
 from train.common.files import write_atomically
 
 
@@ -38,6 +40,9 @@ class Options:
     """Of the samples, and of the binarisation where there is one."""
     batch_size: int = 100
     """Images evaluated at a time; what is drawn for an image depends on the seed and on this number."""
+    compare: int = 0
+    """Draw so many images and compare them with as many of the data; published figures are of 10,000. The likelihood is then estimated only
+    if --samples is given."""
     data_dir: str | None = None
     """Where tensorflow-datasets keeps its data. Default: where the run found its own."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -46,23 +51,47 @@ class Options:
     """Devices to use."""
 
 
-def evaluate(options: Options) -> dict:
-    """The estimates' means over images and their standard errors; also written to RUN/evaluations.json and into the report.
+def evaluate(options: Options) -> dict[str, dict]:
+    """Of what was measured, by name: the estimates' means over images and their standard errors. Also written to RUN/evaluations.json and
+    into the report.
 
     Raises:
-        UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood, or there are no such images.
+        UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood and nothing is compared, or
+            there are no such images.
     """
     check_counts(options, "samples", "batch_size", "num")
+    check_ranges(("compare", options.compare, 0, math.inf))
     description = configuration.read(options.run)
     recipe = trained.recipe(options.run, description)
-    if recipe.evaluate is None:
-        raise UserError(f"{options.run} is a run of train.{description['recipe']}, which has no likelihood to evaluate")
+    if recipe.evaluate is None and not options.compare:
+        raise UserError(
+            f"{options.run} is a run of train.{description['recipe']}, which has no likelihood to evaluate; "
+            "compare its samples with the data: --compare 10000"
+        )
 
     from train.common import devices
 
     on = devices.select(options.accelerator, options.devices)
     devices.use_compilation_cache()
 
+    from train.common.report import write_report
+
+    state, step = trained.restore(options.run, description, recipe, on)
+    found = {}
+    if recipe.evaluate is not None and (options.samples or not options.compare):
+        found[options.split] = _likelihood(options, description, recipe, state, step, on)
+    if options.compare:
+        draw = partial(trained.draw, description, recipe.sample, state, on, seed=options.seed)
+        compared = comparison.compare(options.run, description, draw, options.compare, options.data_dir)
+        for name, estimates in compared.items():
+            about = {"split": name, "seed": options.seed, "num_images": options.compare, "step": step}
+            _enter(options.run / "evaluations.json", {**about, "estimates": estimates})
+        found |= compared
+    write_report(options.run)
+    return found
+
+
+def _likelihood(options, description, recipe, state, step, on):
     import jax
     import numpy as np
 
@@ -70,12 +99,10 @@ def evaluate(options: Options) -> dict:
     from train.common import gallery
     from train.common.checkpoint import fingerprint
     from train.common.recipe import root_key
-    from train.common.report import write_report
 
     source = trained.images(description, options.split, options.data_dir)
     if list(source.shape) != description["data"]["shape"]:
         raise UserError(f"the images of {options.split} are {source.shape}, the run's {description['data']['shape']}")
-    state, step = trained.restore(options.run, description, recipe, on)
     num = min(options.num or len(source), len(source))
     samples = options.samples or recipe.evaluate_samples
     about = {
@@ -103,7 +130,6 @@ def evaluate(options: Options) -> dict:
     columns["bits_per_dim"] = likelihoods.bits_per_dim(code_length, math.prod(source.shape))
     means = {name: _mean(values) for name, values in columns.items()}
     _enter(options.run / "evaluations.json", {**about, "estimates": means})
-    write_report(options.run)
     return means
 
 
@@ -148,8 +174,11 @@ def _enter(path: Path, entry: dict) -> None:
 
 def main(options: Options) -> int:
     """Evaluate, and say the result."""
-    for name, value in evaluate(options).items():
-        print(f"{name:14} {value['mean']:.4f} +- {value['standard_error']:.4f}")
+    for name, estimates in evaluate(options).items():
+        print(name)
+        for quantity, value in estimates.items():
+            error = f" +- {value['standard_error']:.4f}" if "standard_error" in value else ""
+            print(f"  {quantity:18} {value['mean']:.4f}{error}")
     return 0
 
 

@@ -3,7 +3,7 @@
     python -m train.cvae --dataset mnist && python -m tests.bench.cvae_agreement runs/cvae-mnist
 
 Samples are the means of p(x | z), as ``train.sample`` draws them, a thousand for each of ten classes. The classifier,
-`tests.bench.classifier`, is trained on the run's training images, which takes minutes the first time; it judges only where it is
+`train.classifier`, is trained on the run's training images, which takes minutes the first time; it judges only where it is
 right on 99 % of the test images.
 """
 
@@ -32,7 +32,7 @@ def main(options: drawing.Options) -> int:
 
     import numpy as np
 
-    from tests.bench import classifier
+    from train import classifier
 
     train, test = (trained.images(description, split, options.data_dir) for split in ("train", "test"))
     apply, params = classifier.good_enough(train, test)

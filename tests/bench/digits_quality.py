@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.bench.quality import frechet_distance
 from train.common import command, data
+from train.common.quality import frechet_distance
 from train.sample import Options, sample
 
 NUM = 1797

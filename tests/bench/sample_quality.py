@@ -3,7 +3,7 @@
     python -m train.gan --dataset mnist && python -m tests.bench.sample_quality runs/gan-mnist
 
 For any run that draws images of such a set; they are drawn as ``train.sample`` draws them, with labels in turn. The classifier,
-`tests.bench.classifier`, is trained on the run's training images, which takes minutes the first time; it judges only where it is right
+`train.classifier`, is trained on the run's training images, which takes minutes the first time; it judges only where it is right
 on 99 % of the test images. Its features are the 128 numbers that its logits are linear in: the Frechet distance in them is not the
 FID, which is that in the features of Inception.
 
@@ -16,9 +16,9 @@ import sys
 
 import tyro
 
-from tests.bench import drawing, quality
+from tests.bench import drawing
 from train import trained
-from train.common import command
+from train.common import command, quality
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 
@@ -43,7 +43,7 @@ def main(options: drawing.Options) -> int:
 
     import numpy as np
 
-    from tests.bench import classifier
+    from train import classifier
     from train.common import data, images
 
     train, test = (trained.images(description, split, options.data_dir) for split in ("train", "test"))

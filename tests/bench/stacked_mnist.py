@@ -2,7 +2,7 @@
 
     python -m train.gan --dataset stacked_mnist && python -m tests.bench.stacked_mnist runs/gan-stacked_mnist
 
-A classifier of MNIST, `tests.bench.classifier`, reads each colour of each sample; the three digits are a number of 0 to 999, its mode.
+A classifier of MNIST, `train.classifier`, reads each colour of each sample; the three digits are a number of 0 to 999, its mode.
 A mode is found if at least one sample shows it, and KL(shares of the modes || uniform) is in nats, as Lin et al. 2018 (PacGAN),
 arXiv:1712.04086, count. Samples are drawn as ``train.sample`` draws them; 25,600 even draws of a thousand would have a divergence of
 0.0195, and beside the samples stand as many stacked test images. The classifier is trained on MNIST, which takes minutes the first
@@ -13,9 +13,9 @@ import sys
 
 import tyro
 
-from tests.bench import drawing, quality
+from tests.bench import drawing
 from train import trained
-from train.common import command
+from train.common import command, quality
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 
@@ -35,7 +35,7 @@ def main(options: drawing.Options) -> int:
 
     import numpy as np
 
-    from tests.bench import classifier
+    from train import classifier
     from train.common import data, images, stacked
 
     where = {"data_dir": options.data_dir or job["data_dir"], "image_size": job["image_size"]}

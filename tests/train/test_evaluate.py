@@ -5,14 +5,22 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.train.tiny import save_run
-from train.common import gallery
+from train import classifier, comparison
+from train import evaluate as command
+from train.common import config, data, gallery, images
 from train.common.errors import UserError
-from train.evaluate import Options, evaluate, main
+from train.evaluate import Options, main
 
 SETTINGS = {"samples": 3, "split": "train", "num": 11, "batch_size": 4, "accelerator": "cpu"}
 PARTIAL = "3-train-0-4-11-7.jsonl"
+
+
+def evaluate(options):
+    """The likelihood's estimates."""
+    return command.evaluate(options)[options.split]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +134,7 @@ def test_a_damaged_list_is_not_overwritten(run, damaged):
 
 def test_the_command_says_every_estimate_with_its_error(finished, run, capsys):
     assert main(Options(run, **SETTINGS)) == 0
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
     nll = finished[1]["nll"]
     assert said["nll"] == f"{nll['mean']:.4f} +- {nll['standard_error']:.4f}"
     assert said.keys() == {"nll", "negative_elbo", "bits_per_dim"}
@@ -135,7 +143,8 @@ def test_the_command_says_every_estimate_with_its_error(finished, run, capsys):
 @pytest.mark.parametrize("name", ["ae", "gan"])
 def test_a_model_without_a_likelihood_is_refused(tmp_path, name):
     save_run(tmp_path, name)
-    with pytest.raises(UserError, match=rf"is a run of train\.{name}, which has no likelihood to evaluate"):
+    said = rf"is a run of train\.{name}, which has no likelihood to evaluate; compare its samples .*: --compare 10000"
+    with pytest.raises(UserError, match=said):
         evaluate(Options(tmp_path, **SETTINGS))
 
 
@@ -143,6 +152,8 @@ def test_a_model_without_a_likelihood_is_refused(tmp_path, name):
     ("change", "said"),
     [
         ({"samples": 0}, "--samples must be at least 1; got 0"),
+        ({"compare": -1}, "--compare must be at least 0, and finite; got -1"),
+        ({"compare": 10_000}, "--compare must be at most 898, to have as many images of each kind; got 10,000"),
         ({"num": 0}, "--num must be at least 1; got 0"),
         ({"batch_size": -1}, "--batch-size must be at least 1; got -1"),
         ({"split": "test"}, "digits has one split, 'train'; got 'test'"),
@@ -156,3 +167,48 @@ def test_what_cannot_be_evaluated_is_said(finished, change, said):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         evaluate(Options(tmp_path, **SETTINGS))
+
+
+@pytest.fixture
+def features(monkeypatch):
+    """In the place of the classifier: the pixels are the features, and the brightest row is the class."""
+    monkeypatch.setattr(classifier, "train", lambda source: (None, None))
+    monkeypatch.setattr(
+        classifier, "judge", lambda apply, params, x: (x.mean((2, 3)).argmax(1), np.asarray(x).reshape(len(x), -1))
+    )
+
+
+def test_samples_are_compared_with_the_data_beside_what_real_images_get(tmp_path, features, capsys):
+    save_run(tmp_path, "gan")
+    assert main(Options(tmp_path, compare=100, accelerator="cpu")) == 0
+    said = capsys.readouterr().out
+    found = {entry["split"]: entry["estimates"] for entry in entries(tmp_path)}
+    assert list(found) == ["samples", "other training images"]  # digits have no others
+    real = found["other training images"]
+    assert real["frechet_distance"]["mean"] < 0.5 * found["samples"]["frechet_distance"]["mean"]
+    assert abs(real["kernel_distance"]["mean"]) < 4 * real["kernel_distance"]["standard_error"]
+    for name in ("precision", "recall", "density", "coverage"):
+        assert real[name]["mean"] > 0.6
+    assert found["samples"]["precision"]["mean"] < 0.1
+    assert f"frechet_distance   {real['frechet_distance']['mean']:.4f}" in said
+    assert "Fréchet distance" in (tmp_path / "report.html").read_text()
+    with Image.open(tmp_path / "samples" / "neighbours.png") as picture:
+        assert picture.size[0] > 100
+
+
+def test_of_training_images_the_nearest_training_images_are_themselves(tmp_path, features):
+    save_run(tmp_path, "gan")
+    source = data.load("digits")
+    copies = images.to_unit_range(source.rows(data.indices(0, 0, 50, len(source)))["image"])
+    description = config.read(tmp_path)
+    found = comparison.compare(tmp_path, description, lambda labels: copies, 50, None)
+    np.testing.assert_allclose(found["samples"]["nearest_distance"]["mean"], 0, atol=1e-3)
+    assert found["other training images"]["nearest_distance"]["mean"] > 1
+
+
+def test_data_without_labels_have_no_classifier(tmp_path):
+    save_run(tmp_path, "gan")
+    description = config.read(tmp_path)
+    description["data"]["num_classes"] = 0
+    with pytest.raises(UserError, match="by a classifier of their labels, and these have none"):
+        comparison.compare(tmp_path, description, None, 10, None)

@@ -18,6 +18,10 @@ UNITS = {
     "bound": "Bound on the NLL (nats)",
     "prior_term": "of it, prior term (nats)",
     "bits_per_dim": "Bits per dimension",
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "Kernel distance",
+    "nearest_distance": "To the nearest",
+    "kl_to_uniform": "KL to uniform (nats)",
 }
 """Estimates by name; others are called as they are."""
 
@@ -73,9 +77,14 @@ def evaluations(run: Run) -> str:
     names = list(dict.fromkeys(name for evaluation in run.evaluations for name in evaluation.estimates))
     heads = ["Step", "Split", "Images", "Samples per image", "Seed", *(UNITS.get(name, name) for name in names)]
     table = page.table(heads, [_row(evaluation, names) for evaluation in run.evaluations])
-    return page.section(
-        "evaluation", "Evaluation", f'{table}<p class="note">Mean over the images ± standard error.</p>'
-    )
+    note = "Mean over the images ± standard error."
+    if "frechet_distance" in names:
+        note += (
+            " Distances are those of as many training images, in the features of a classifier of our own, and not those that are "
+            "published as FID and KID; the rows of real images say what is to be reached. To the nearest: median distance of the "
+            "nearest of these training images, which would be small for copies."
+        )
+    return page.section("evaluation", "Evaluation", f'{table}<p class="note">{note}</p>')
 
 
 def evaluated_steps(run: Run) -> set[float | None]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen import information
-from tests.bench import quality
+from train.common import quality
 
 
 def normal(seed, *shape):
@@ -135,3 +135,38 @@ def test_the_divergence_of_class_shares_is_the_kullback_leibler_divergence_to_th
 def test_even_draws_of_a_thousand_classes_diverge_by_999_over_twice_their_number():
     labels = np.random.default_rng(10).integers(1000, size=25_600)
     np.testing.assert_allclose(quality.modes(labels, 1000)[1], 999 / (2 * 25_600), rtol=0.2)
+
+
+def brute_distances(x, y):
+    return np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_count_neighbourhoods(k):
+    """By their definitions, a pair at a time."""
+    real, generated = normal(0, 40, 3), normal(1, 30, 3) + 0.5
+    radii = np.sort(brute_distances(real, real), axis=1)[:, k]
+    inside = brute_distances(generated, real) <= radii
+    expected = inside.sum() / (k * 30), inside.any(axis=0).mean()
+    np.testing.assert_allclose(quality.density_coverage(real, generated, k), expected, rtol=1e-12)
+
+
+def test_two_samples_of_one_law_have_density_one_and_cover_nearly_all_neighbourhoods():
+    density, coverage = quality.density_coverage(normal(0, 2000, 4), normal(1, 2000, 4))
+    assert abs(density - 1) < 0.05
+    assert abs(coverage - (1 - 2**-5)) < 0.02
+
+
+def test_outliers_do_not_raise_coverage_and_a_single_mode_has_little_of_it():
+    real = normal(0, 1000, 4)
+    outliers = np.concatenate([normal(1, 500, 4), 100 * normal(2, 500, 4)])
+    assert quality.density_coverage(real, outliers)[1] <= quality.density_coverage(real, normal(1, 500, 4))[1] + 1e-12
+    assert quality.density_coverage(real, 0.01 * normal(1, 1000, 4))[1] < 0.2
+
+
+def test_the_nearest_of_others_is_found_with_its_distance():
+    x, others = normal(0, 700, 5), normal(1, 60, 5)
+    number, distance = quality.nearest(x, others)
+    expected = brute_distances(x, others)
+    np.testing.assert_array_equal(number, expected.argmin(axis=1))
+    np.testing.assert_allclose(distance, expected.min(axis=1), rtol=1e-6)

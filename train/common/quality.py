@@ -53,9 +53,35 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
 
     Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2, with their k.
     """
-    centre = real.mean(axis=0, dtype=np.float64)  # near 0, |x - y|^2 = |x|^2 + |y|^2 - 2 x . y loses least
-    real, generated = real - centre, generated - centre
+    real, generated = _centred(real, generated)
     return _share_among(generated, real, k), _share_among(real, generated, k)
+
+
+def density_coverage(real: np.ndarray, generated: np.ndarray, k: int = 5) -> tuple[float, float]:
+    """How many real neighbourhoods a generated example lies in, over k, on average; and the share of real neighbourhoods in which one lies.
+    No unit; density may exceed 1.
+
+    A neighbourhood is the ball around a real example as far as its k-th nearest real neighbour. Unlike recall, coverage has balls around
+    real examples alone, and so is not raised by generated outliers.
+
+    Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4, with their k; of n real and n generated examples of one law both are near 1,
+    coverage 1 - 2^-k.
+    """
+    real, generated = _centred(real, generated)
+    squared_radii = _squared_radii(real, k)
+    inside, covered = 0, np.zeros(len(real), bool)
+    for x in _blocks(generated):
+        near = _squared_distances(x, real) <= squared_radii
+        inside += near.sum()
+        covered |= near.any(axis=0)
+    return float(inside / (k * len(generated))), float(covered.mean())
+
+
+def nearest(x: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the nearest of the others to each row of x, and its distance, both (n,)."""
+    x, others = _centred(x, others)
+    found = [(d.argmin(axis=1), np.sqrt(d.min(axis=1))) for d in (_squared_distances(y, others) for y in _blocks(x))]
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
 def modes(labels: np.ndarray, num_classes: int) -> tuple[int, float]:
@@ -82,12 +108,22 @@ def _kernel_means(a, b, same=False):
     return (sums - ((a**2).sum(axis=1) / d + 1) ** 3) / (len(b) - 1)
 
 
+def _centred(x, y):
+    """Both about the mean of the first: near 0, |x - y|^2 = |x|^2 + |y|^2 - 2 x . y loses least."""
+    centre = x.mean(axis=0, dtype=np.float64)
+    return x - centre, y - centre
+
+
 def _share_among(x, others, k):
     """Share of the rows of x that lie among the others."""
-    # Nearest to a row is that row itself, which is none of its neighbours.
-    squared_radii = np.concatenate([np.partition(_squared_distances(y, others), k)[:, k] for y in _blocks(others)])
+    squared_radii = _squared_radii(others, k)
     among = [(_squared_distances(y, others) <= squared_radii).any(axis=1) for y in _blocks(x)]
     return float(np.concatenate(among).mean())
+
+
+def _squared_radii(x, k):
+    """Squared distance of each row to its k-th nearest other row: nearest of all is that row itself, which is none of its neighbours."""
+    return np.concatenate([np.partition(_squared_distances(y, x), k)[:, k] for y in _blocks(x)])
 
 
 def _squared_distances(x, y):

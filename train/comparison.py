@@ -1,0 +1,85 @@
+"""How close a run's samples come to its data, by the features of a small classifier that is trained on the data, once, and kept.
+
+Three sets of as many images are compared with the same training images: the samples; test images, which neither model nor classifier
+has seen; and other training images. The last two are the floor, what real images get: all of these numbers depend on how many images
+there are and on what the features are. They are the 128 numbers that the classifier's logits are linear in; the Frechet distance in
+them is not the FID, which is that in the features of Inception.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train import trained
+from train.common.errors import UserError
+
+NEIGHBOURS = 12
+"""Samples that are shown beside their nearest training images."""
+
+
+def compare(
+    run: Path, description: dict, draw: Callable[[Any], Any], num: int, data_dir: str | None
+) -> dict[str, dict[str, dict]]:
+    """Of each set of images, by name: its estimates, each with a mean and, if it is known, a standard error. Beside it the picture
+    RUN/samples/neighbours.png: samples, and the training images nearest to each.
+
+    Args:
+        draw: labels, int32 (n,), -> images (n, h, w, c) in [-1, 1].
+
+    Raises:
+        UserError: if the data have no labels to train a classifier by, or there are not so many of them.
+    """
+    import numpy as np
+
+    from train import classifier
+    from train.common import data, images, pictures, quality
+
+    about = description["data"]
+    if len(about["shape"]) != 3 or about["num_classes"] < 2:
+        raise UserError(
+            f"{run} is a run on {about['name']}; samples are compared with data by a classifier of their labels, and these have none"
+        )
+    train, test = _splits(description, data_dir)
+    most = len(train) // 2 if test is None else min(len(test), len(train) // 2)
+    if num > most:
+        raise UserError(f"--compare must be at most {most:,}, to have as many images of each kind; got {num:,}")
+    apply, params = classifier.train(train)
+
+    def real(source, first):
+        rows = data.indices(0, 0, first + num, len(source))[first:]
+        return images.to_unit_range(source.rows(rows)["image"])
+
+    reference = real(train, 0)
+    sets = {"samples": draw(trained.labels_in_turn(description, num))}
+    if test is not None:
+        sets["test images"] = real(test, 0)
+    sets["other training images"] = real(train, num)
+    _, features = classifier.judge(apply, params, reference)
+    found = {}
+    for name, x in sets.items():
+        labels, seen = classifier.judge(apply, params, x)
+        kernel, error = quality.kernel_distance(seen, features)
+        neighbour, distance = quality.nearest(seen, features)
+        if name == "samples":
+            rows = [np.asarray(x)[:NEIGHBOURS], np.asarray(reference)[neighbour[:NEIGHBOURS]]]
+            pairs = np.stack(rows, axis=1).reshape(-1, *x.shape[1:])
+            pictures.save_png(run / "samples" / "neighbours.png", pictures.grid(pictures.to_uint8(pairs)))
+        numbers = {
+            "frechet_distance": quality.frechet_distance(seen, features),
+            **dict(zip(("precision", "recall"), quality.precision_recall(features, seen), strict=True)),
+            **dict(zip(("density", "coverage"), quality.density_coverage(features, seen), strict=True)),
+            "nearest_distance": float(np.median(distance)),
+            **dict(zip(("classes", "kl_to_uniform"), quality.modes(labels, train.num_classes), strict=True)),
+        }
+        found[name] = {"kernel_distance": {"mean": kernel, "standard_error": error}}
+        found[name] |= {key: {"mean": value} for key, value in numbers.items()}
+    return found
+
+
+def _splits(description, data_dir):
+    """The training images, and the test images where the data set has some of its own."""
+    train = trained.images(description, "train", data_dir)
+    try:
+        return train, trained.images(description, "test", data_dir)
+    except UserError:
+        return train, None
