@@ -38,22 +38,23 @@ def pair(request):
     return model, config, peers.params(model, text.text_shapes(config))
 
 
+def context(model, ids):
+    with peers.torch.no_grad():
+        return model(peers.torch.from_numpy(ids)).last_hidden_state
+
+
 def encode(config, params, ids, dtype=jnp.float32):
     return jax.jit(text.TextEncoder(config, dtype).apply)({"params": params}, jnp.asarray(ids))
 
 
 def test_the_context_is_that_of_transformers(pair):
     model, config, params = pair
-    with peers.torch.no_grad():
-        theirs = model(peers.torch.from_numpy(IDS)).last_hidden_state
-    peers.assert_agree(encode(config, params, IDS), theirs)
+    peers.assert_agree(encode(config, params, IDS), context(model, IDS))
 
 
 def test_a_short_prompt_of_one_is_encoded_alike(pair):
     model, config, params = pair
-    with peers.torch.no_grad():
-        theirs = model(peers.torch.from_numpy(IDS[:1, :5])).last_hidden_state
-    peers.assert_agree(encode(config, params, IDS[:1, :5]), theirs)
+    peers.assert_agree(encode(config, params, IDS[:1, :5]), context(model, IDS[:1, :5]))
 
 
 def test_the_map_of_names_is_invertible(pair):
@@ -72,8 +73,8 @@ def test_a_token_sees_itself_and_those_before_it(pair):
 
 
 def test_it_is_finite_in_bfloat16(pair):
-    _, config, params = pair
-    peers.assert_finite_in_bfloat16(text.TextEncoder(config), params, jnp.asarray(IDS))
+    model, config, params = pair
+    peers.assert_finite_in_bfloat16(text.TextEncoder(config), params, context(model, IDS), jnp.asarray(IDS))
 
 
 def test_a_prompt_beyond_the_positions_is_refused(pair):
