@@ -131,9 +131,9 @@ def main():
         return
 
     print(
-        "| SD 1.5, float32 | ours, s | PyTorch, s | ours, peak GiB | PyTorch, peak GiB | compiling, s | most they differ |"
+        "| float32 | ours, s (CPU s) | PyTorch, s (CPU s) | peak GiB: ours | PyTorch | read, s | compiled, s | most they differ |"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for part in [arguments.part] if arguments.part else PARTS:
         theirs, ours = run("diffusers", part, arguments), run("jaxgen", part, arguments)
         results = [np.load(arguments.folder / f"{part}-{side}.npy") for side in ("jaxgen", "diffusers")]
