@@ -2,9 +2,9 @@
 
     python -m train.ddpm --dataset mnist --conditional && python -m tests.bench.samplers runs/ddpm-mnist
 
-Features are those of `train.comparison`, of as many samples as of training images; every sampler begins from the same noise. The first row is
-what other training images get, the second the ancestral chain over all of the run's timesteps. An evaluation is one call of the network on
-each image; Heun's method has 2 N - 1 of them on a grid of N, PNDM N + 1.
+Features are those of `train.comparison`, of as many samples as of training images; every sampler begins from the same noise. The first
+line is what other training images get, the second the ancestral chain over all of the run's timesteps. An evaluation is one call of
+the network on each image; Heun's method has 2 N - 1 of them on a grid of N, PNDM N + 1.
 """
 
 import sys
