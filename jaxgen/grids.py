@@ -40,13 +40,15 @@ def leading(num_train_steps: int, num_steps: int, offset: int = 0) -> Int[np.nda
 
 
 def linspace(num_train_steps: int, num_steps: int) -> Int[np.ndarray, " num_steps"]:
-    """num_steps evenly spaced timesteps from T - 1 to 0, rounded  (Lin et al. 2024, arXiv:2305.08891, table 2).
+    """num_steps evenly spaced timesteps from T - 1 to 0, rounded  (Lin et al. 2024, arXiv:2305.08891, table 2); one is T - 1.
 
     Raises:
         ValueError: if num_steps is not in {1, ..., T}.
     """
     _check(num_train_steps, num_steps)
-    return np.round(np.linspace(num_train_steps - 1, 0, num_steps)).astype(np.int32)
+    if num_steps == 1:
+        return np.array([num_train_steps - 1], np.int32)
+    return np.round(np.linspace(0, num_train_steps - 1, num_steps)[::-1]).astype(np.int32)
 
 
 def karras(

@@ -71,10 +71,13 @@ def integrate(
         churn: before each evaluation x becomes the first of these times x plus the second times N(0, I) noise from the key.
     """
 
-    def move(x, slope, t, s):
-        signal_t, sigma_t = diffusion.signal_and_sigma(schedule, t, x)
-        signal_s, sigma_s = diffusion.signal_and_sigma(schedule, s, x)
-        return signal_s / signal_t * x + (sigma_s - signal_s / signal_t * sigma_t) * slope
+    def move(base, slope, t, s):
+        """signal_s / signal_t x + (sigma_s - signal_s / signal_t sigma_t) slope, where x = signal_t x0 + sigma_t eps is given by its parts:
+        where signal_t is small both terms are large, and their difference would be lost in float32."""
+        x0, eps = base
+        signal_t, sigma_t = diffusion.signal_and_sigma(schedule, t, x0)
+        signal_s, sigma_s = diffusion.signal_and_sigma(schedule, s, x0)
+        return signal_s * x0 + sigma_s * eps + (sigma_s - signal_s / signal_t * sigma_t) * (slope - eps)
 
     def body(carry, inputs):
         x, base, total, past = carry
@@ -82,8 +85,8 @@ def integrate(
         if churn is not None:
             x = churn[0] * x + churn[1] * normal(fold_in(key, i), x.shape)
         at, before, to = (jnp.broadcast_to(moment, len(x)) for moment in (now.at, now.base, now.to))
-        _, eps = estimate(schedule, x, at, predict_eps(x, at), predicts, clip_x0)
-        base = jnp.where(now.starts, x, base)
+        x0, eps = estimate(schedule, x, at, predict_eps(x, at), predicts, clip_x0)
+        base = tuple(jnp.where(now.starts, new, old) for new, old in zip((x0, eps), base, strict=True))
         total = jnp.where(now.starts, 0.0, total) + now.into_sum * eps
         slope = sum(weight * e for weight, e in zip(now.slope, (eps, total, *past), strict=True))
         past = tuple(jnp.where(now.remembered, new, old) for new, old in zip((eps, *past[:-1]), past, strict=True))
@@ -94,5 +97,5 @@ def integrate(
     precise = jax.tree.map(lambda w: jnp.asarray(w, x.dtype if w.dtype != bool else bool), (evaluations, churn))
     blank = jnp.zeros_like(x)
     inputs = jnp.arange(1, len(evaluations.at) + 1), *precise
-    (x, *_), history = jax.lax.scan(body, (x, blank, blank, (blank,) * MEMORY), inputs)
+    (x, *_), history = jax.lax.scan(body, (x, (blank, blank), blank, (blank,) * MEMORY), inputs)
     return x, history

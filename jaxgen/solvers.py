@@ -33,8 +33,8 @@ def dpm_solver(
     """Images reached from x_T by DPM-Solver++ multistep: 2M, or with order 3, 3M  (Lu et al. 2022b, arXiv:2211.01095, Algorithm 2 and
     appendix B); by its SDE variant, which adds noise at every step, if there is a key (section 5).
 
-    The authors' code for 3M, and what follows it, halves the weight of the second difference, which leaves a method of order 2. Ours
-    is that of the integral (`multistep.dpm_weights`), and of order 3.
+    The authors' code for 3M, and what follows it, halves the weight of the second difference, which leaves a method of order 2 (and in
+    diffusers' SDE variant gives it the wrong sign: order 1). Ours is that of the integral (`multistep.dpm_weights`), and of order 3.
 
     Raises:
         ValueError: if the order is not 1, 2 or 3, or the grid does not decrease.
@@ -105,7 +105,7 @@ def heun(
     evaluations on a grid of N, or with order 1 Euler's, N of them.
 
     In x / sqrt(alpha_bar) = x_0 + sigma eps with sigma = sqrt((1 - alpha_bar) / alpha_bar), the equation is dx / dsigma = eps(x).
-    `grids.karras` is their grid. Euler's method without churn is `samplers.ddim`.
+    `grids.karras` is their grid. Euler's method without churn is `samplers.ddim`. The denoiser is given fractions of timesteps.
 
     Args:
         churn: S_churn: each step from a sigma in churn_range, (S_tmin, S_tmax), first adds noise of churn_noise, S_noise, to bring sigma to
@@ -157,7 +157,9 @@ def pndm(
 ) -> Images | tuple[Images, Trajectory]:
     """Images reached from x_T by a pseudo linear multistep method of order 4  (Liu et al. 2022, arXiv:2202.09778, Algorithm 2).
 
-    A step follows (55 eps_t - 59 eps_{t+1} + 37 eps_{t+2} - 9 eps_{t+3}) / 24 with the transfer of DDIM.
+    A step follows (55 eps_t - 59 eps_{t+1} + 37 eps_{t+2} - 9 eps_{t+3}) / 24 with the transfer of DDIM. The denoiser is given fractions of
+    timesteps. Made for the linear schedules: where the first step spans a hundredfold change of the noise level, as with the cosine
+    schedule, the Runge-Kutta warm-up runs off.
 
     Args:
         warm_up: how the first steps, which have no past, are made: by three of the classical Runge-Kutta method, N + 9 evaluations in
