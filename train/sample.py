@@ -146,8 +146,8 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
 
     def drawing_so(config):
         steps = options.wish.steps
-        if steps is not None and not 1 <= steps <= config.num_timesteps:
-            raise UserError(f"--steps must lie between 1 and the {config.num_timesteps} of the run; got {steps}")
+        if steps is not None and not 1 <= steps <= config.chain.num_timesteps:
+            raise UserError(f"--steps must lie between 1 and the {config.chain.num_timesteps} of the run; got {steps}")
         return replace(config, drawing=options.wish.on(config.drawing))
 
     return drawing_so

@@ -97,7 +97,7 @@ def main(options: Options) -> int:
     print(f"{options.run}, {options.num:,} samples against as many training images, seed {options.seed}")
     print(f"other training images: {distance(real(options.num)):.2f}", flush=True)
     if options.chain:
-        T = description["config"]["num_timesteps"]
+        T = description["config"]["chain"]["num_timesteps"]
         print(f"ancestral, all {T:,} timesteps: {distance(drawn(*SAMPLERS['ancestral'], T)):.2f}", flush=True)
     print("| evaluations | " + " | ".join(str(n) for n in options.evaluations))
     print("|---|" + "---|" * len(options.evaluations))

@@ -1,5 +1,4 @@
 import functools
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +7,10 @@ import pytest
 
 from jaxgen import diffusion, diffusion_bound
 from jaxgen.models.unet import UNet
-from tests.train.tiny import DDPM
+from tests.train.tiny import DDPM, change
 from train import ddpm, denoising
 from train.common import data, gallery, loop, parallel
 from train.common.errors import UserError
-from train.denoising import Drawing
 
 SHAPE = (8, 8, 1)
 
@@ -51,7 +49,7 @@ def test_every_number_of_devices_sees_the_same_images_timesteps_and_noise_to_the
 
 def test_the_loss_starts_at_one(monkeypatch):
     """The fresh network predicts 0, so the loss is the mean of eps^2, with standard error sqrt(2 / 1024)."""
-    (_, _, noise), metrics = first_step(replace(DDPM, dropout=0.0), 1, monkeypatch)
+    (_, _, noise), metrics = first_step(change(DDPM, dropout=0.0), 1, monkeypatch)
     np.testing.assert_allclose(metrics["loss"], (noise**2).mean(), rtol=1e-5)
     assert abs(metrics["loss"] - 1) < 4 * np.sqrt(2 / noise.size)
 
@@ -69,7 +67,7 @@ def test_a_step_in_pieces_is_the_whole_step():
     on = jax.devices()[:1]
     results = []
     for pieces in (1, 2):
-        recipe = ddpm.recipe(replace(DDPM, pieces=pieces), SHAPE)
+        recipe = ddpm.recipe(change(DDPM, pieces=pieces), SHAPE)
         fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
         results.append([float(next(fold)[1]["loss"]) for _ in range(3)])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
@@ -78,7 +76,7 @@ def test_a_step_in_pieces_is_the_whole_step():
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"])
 def test_the_denoising_chain_ends_in_the_samples(sampler):
     on = jax.devices()[:1]
-    recipe = ddpm.recipe(replace(DDPM, drawing=Drawing(sampler, sample_steps=4)), SHAPE)
+    recipe = ddpm.recipe(change(DDPM, sampler=sampler), SHAPE)
     state = loop.initial_state(recipe, 0, on)
     batch = {"image": np.zeros((2, *SHAPE), np.uint8), "label": np.zeros(2, np.int32)}
     key_data = jax.random.key_data(jax.random.key(0))
@@ -99,13 +97,18 @@ def test_the_cifar10_preset_is_the_papers():
     recipe = ddpm.recipe(config, (32, 32, 3))
     params = jax.eval_shape(lambda: recipe.init(jax.random.key(0))).params
     assert 35.6e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 35.8e6
-    assert (config.job.batch_size, config.job.steps, config.dropout, config.ema_decay) == (128, 800_000, 0.1, 0.9999)
+    assert (config.job.batch_size, config.job.steps, config.network.dropout, config.optimizer.ema_decay) == (
+        128,
+        800_000,
+        0.1,
+        0.9999,
+    )
     assert config.flip
-    assert config.learning_rate == 2e-4
+    assert config.optimizer.learning_rate == 2e-4
 
 
 def test_bfloat16_changes_the_products_and_not_the_parameters():
-    recipe = ddpm.recipe(replace(DDPM, dtype="bfloat16"), SHAPE)
+    recipe = ddpm.recipe(change(DDPM, dtype="bfloat16"), SHAPE)
     on = jax.devices()[:1]
     fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
     state, metrics = next(fold)
@@ -114,16 +117,16 @@ def test_bfloat16_changes_the_products_and_not_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("values", "said"),
     [
         ({"num_timesteps": 0}, "--num-timesteps"),
-        ({"drawing": Drawing(sample_steps=30)}, "--sample-steps"),
-        ({"drawing": Drawing("heun", sample_steps=4, order=3)}, "--order must lie between 1 and 2"),
-        ({"drawing": Drawing(sample_steps=4, guidance=2.0)}, "--guidance is for models with labels"),
-        ({"drawing": Drawing(sample_steps=4, rescale=2.0)}, "--rescale must lie between 0"),
+        ({"sample_steps": 30}, "--sample-steps"),
+        ({"sampler": "heun", "order": 3}, "--order must lie between 1 and 2"),
+        ({"guidance": 2.0}, "--guidance is for models with labels"),
+        ({"rescale": 2.0}, "--rescale must lie between 0"),
         ({"zero_terminal_snr": True}, "take --predicts v"),
         (
-            {"zero_terminal_snr": True, "predicts": "v", "drawing": Drawing("heun", sample_steps=4)},
+            {"zero_terminal_snr": True, "predicts": "v", "sampler": "heun"},
             "needs some signal at the end of the chain",
         ),
         ({"conditional": True}, "--conditional needs labels of at least 2 classes, and digits has 0"),
@@ -136,9 +139,9 @@ def test_bfloat16_changes_the_products_and_not_the_parameters():
         ({"dropout": 1.0}, "--dropout"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_in_words(change, said):
+def test_settings_that_cannot_work_are_refused_in_words(values, said):
     with pytest.raises(UserError, match=said):
-        ddpm.recipe(replace(DDPM, **change), SHAPE)
+        ddpm.recipe(change(DDPM, **values), SHAPE)
 
 
 def state_and_batch(recipe, rows):
@@ -178,8 +181,7 @@ def test_guidance_follows_the_label_and_scale_one_is_the_conditional_model(monke
         denoising, "draw", lambda drawing, keys, predict, schedule, x, grid, **o: seen.append(predict(x, None)) or x
     )
     for scale in (1.0, 3.0):
-        drawing = Drawing("ddim", sample_steps=4, guidance=scale)
-        recipe = ddpm.recipe(replace(DDPM, conditional=True, drawing=drawing), SHAPE, 10)
+        recipe = ddpm.recipe(change(DDPM, conditional=True, guidance=scale), SHAPE, 10)
         state = jax.eval_shape(recipe.init, jax.random.key(0))
         batch = {"image": jnp.zeros((3, *SHAPE), jnp.uint8), "label": jnp.array([0, 4, 9])}
         sample = functools.partial(recipe.sample, state, batch)
@@ -199,7 +201,7 @@ def test_labels_are_hidden_as_often_as_asked(monkeypatch):
         return x * jax.tree.leaves(variables)[0].sum()
 
     monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
-    recipe = ddpm.recipe(replace(DDPM, conditional=True, label_dropout=0.25), SHAPE, 10)
+    recipe = ddpm.recipe(change(DDPM, conditional=True, label_dropout=0.25), SHAPE, 10)
     state, batch = state_and_batch(recipe, 1000)
     monkeypatch.setattr(UNet, "apply", apply)
     program = parallel.parallelize(recipe.step, jax.devices()[:1], rows=(False, True, False))

@@ -1,8 +1,9 @@
 """Recipes small enough to compile and train in seconds; every recipe's contract is tested on these."""
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,11 +14,32 @@ from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
 from train.common.recipe import State
-from train.denoising import Drawing
 
 JOB = Job(dataset="digits", steps=8, batch_size=16, checkpoint_every=3, sample_every=100, log_every=2, num_samples=4)
 
-DDPM = replace(
+
+def change(config: Any, **values: Any) -> Any:
+    """The configuration with other values in the fields of these names, however deep they are in it."""
+    here = {field.name for field in fields(config)}
+    parts = {name: getattr(config, name) for name in here if is_dataclass(getattr(config, name))}
+    inner = {
+        name: change(part, **known)
+        for name, part in parts.items()
+        if (known := {key: value for key, value in values.items() if key not in here and _has(part, key)})
+    }
+    unknown = [key for key in values if key not in here and not any(_has(part, key) for part in parts.values())]
+    assert not unknown, unknown
+    return replace(config, **inner, **{key: value for key, value in values.items() if key in here})
+
+
+def _has(config, name):
+    return any(
+        field.name == name or (is_dataclass(part := getattr(config, field.name)) and _has(part, name))
+        for field in fields(config)
+    )
+
+
+DDPM = change(
     ddpm.DIGITS,
     job=JOB,
     width=8,
@@ -29,16 +51,19 @@ DDPM = replace(
     schedule="cosine",
     warmup_steps=4,
     flip=True,
-    drawing=Drawing("ddim", sample_steps=4),
+    sampler="ddim",
+    sample_steps=4,
 )
-GUIDED_DDPM = replace(
+GUIDED_DDPM = change(
     DDPM,
     conditional=True,
     predicts="v",
     learn_variance=True,
     timesteps="importance",
     zero_terminal_snr=True,
-    drawing=Drawing("ancestral", sample_steps=4, guidance=2.0, rescale=0.5),
+    sampler="ancestral",
+    guidance=2.0,
+    rescale=0.5,
 )
 """With everything that the other does without."""
 DDPM_FLAGS = [

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from tests.train.tiny import change
 from train import ae, cvae, ddpm, vae
 from train.common import config
 from train.common.errors import UserError
@@ -11,7 +12,7 @@ DATA = {"name": "digits", "num_examples": 1797, "shape": (8, 8, 1), "fingerprint
 
 
 def configured(sampler="ddim", **job):
-    return dataclasses.replace(ddpm.DIGITS, sampler=sampler, job=dataclasses.replace(ddpm.DIGITS.job, **job))
+    return change(ddpm.DIGITS, sampler=sampler, **job)
 
 
 def claim(folder, changed=None, data=DATA, recipe="ddpm"):
