@@ -39,9 +39,10 @@ DIGITS = Config(
     r1=0.1,
 )
 MNIST = Config(
-    job=Job(dataset="mnist", steps=10_000, batch_size=64, checkpoint_every=1000, sample_every=500),
+    job=Job(dataset="mnist", steps=5000, batch_size=64, checkpoint_every=1000, sample_every=500),
     network=Network(width=16, groups=8),
     r1=0.1,
+    optimizer=Optimizer(learning_rate=1e-3, decay_steps=5000),
 )
 POINTS = Config(
     job=Job(dataset="grid25", steps=42_000, batch_size=128, checkpoint_every=5000, sample_every=2000),
