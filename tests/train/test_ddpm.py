@@ -62,6 +62,7 @@ def test_timesteps_cover_the_chain_and_noise_is_standard_normal(monkeypatch):
     assert np.abs(x0).max() == 1
 
 
+@pytest.mark.slow
 def test_a_step_in_pieces_is_the_whole_step():
     """Without dropout the draws are the same, so only the order of sums differs."""
     on = jax.devices()[:1]
@@ -107,6 +108,7 @@ def test_the_cifar10_preset_is_the_papers():
     assert config.optimizer.learning_rate == 2e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_products_and_not_the_parameters():
     recipe = ddpm.recipe(change(DDPM, dtype="bfloat16"), SHAPE)
     on = jax.devices()[:1]
