@@ -2,7 +2,7 @@
 
 For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. For a DDPM: the variational bound,
 from so many timesteps per image. Stopped, the same command goes on. With --compare N, also the distances of N samples from the data
-(`train.comparison`); of models without a likelihood that is all.
+(`train.comparison`); of models without a likelihood that is all. The FID is among them if --inception-weights gives its network.
 """
 
 import json
@@ -43,6 +43,9 @@ class Options:
     compare: int = 0
     """Draw so many images and compare them with as many of the data; published figures are of 10,000. The likelihood is then estimated only
     if --samples is given."""
+    inception_weights: Path | None = None
+    """With --compare: measure the FID too, in the features of this file's Inception. It is pytorch-fid's
+    pt_inception-2015-12-05-6726825d.pth, converted to safetensors."""
     data_dir: str | None = None
     """Where tensorflow-datasets keeps its data. Default: where the run found its own."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -56,11 +59,13 @@ def evaluate(options: Options) -> dict[str, dict]:
     into the report.
 
     Raises:
-        UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood and nothing is compared, or
-            there are no such images.
+        UserError: if the folder is no run, the run has no sound checkpoint, its model has no likelihood and nothing is compared, there
+            are no such images, or the weights of Inception are not those.
     """
     check_counts(options, "samples", "batch_size", "num")
     check_ranges(("compare", options.compare, 0, math.inf))
+    if options.inception_weights and not options.compare:
+        raise UserError("--inception-weights is for the FID of samples; say of how many: --compare 10000")
     description = configuration.read(options.run)
     recipe = trained.recipe(options.run, description)
     if recipe.evaluate is None and not options.compare:
@@ -76,15 +81,21 @@ def evaluate(options: Options) -> dict[str, dict]:
 
     from train.common.report import write_report
 
+    features, weights = None, {}
+    if options.inception_weights:
+        from train import inception
+
+        features, sha256 = inception.load(options.inception_weights, on)
+        weights = {"inception_sha256": sha256}
     state, step = trained.restore(options.run, description, recipe, on)
     found = {}
     if recipe.evaluate is not None and (options.samples or not options.compare):
         found[options.split] = _likelihood(options, description, recipe, state, step, on)
     if options.compare:
         draw = partial(trained.draw, description, recipe.sample, state, on, seed=options.seed)
-        compared = comparison.compare(options.run, description, draw, options.compare, options.data_dir)
+        compared = comparison.compare(options.run, description, draw, options.compare, options.data_dir, features)
         for name, estimates in compared.items():
-            about = {"split": name, "seed": options.seed, "num_images": options.compare, "step": step}
+            about = {"split": name, "seed": options.seed, "num_images": options.compare, "step": step, **weights}
             _enter(options.run / "evaluations.json", {**about, "estimates": estimates})
         found |= compared
     write_report(options.run)

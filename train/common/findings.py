@@ -19,6 +19,7 @@ UNITS = {
     "prior_term": "of it, prior term (nats)",
     "bits_per_dim": "Bits per dimension",
     "frechet_distance": "Fréchet distance",
+    "fid": "FID",
     "kernel_distance": "Kernel distance",
     "nearest_distance": "To the nearest",
     "kl_to_uniform": "KL to uniform (nats)",
@@ -83,6 +84,11 @@ def evaluations(run: Run) -> str:
             " Distances are those of as many training images, in the features of a classifier of our own, and not those that are "
             "published as FID and KID; the rows of real images say what is to be reached. To the nearest: median distance of the "
             "nearest of these training images, which would be small for copies."
+        )
+    if "fid" in names:
+        note += (
+            " FID: the Fréchet distance from as many training images in the features of Inception; it falls as the images become more, "
+            "so published ones of other numbers are not comparable, and the rows of real images say what is to be reached."
         )
     return page.section("evaluation", "Evaluation", f'{table}<p class="note">{note}</p>')
 
