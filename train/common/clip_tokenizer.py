@@ -47,6 +47,11 @@ class Tokenizer(NamedTuple):
         """How many tokens of the prompt do not fit."""
         return max(0, len(self._tokens(prompt)) - (self.length - 2))
 
+    def rest(self, prompt: str) -> str:
+        """The end of the prompt that does not fit, "" if all of it does."""
+        offsets = self.backend.encode(prompt, add_special_tokens=False).offsets[self.length - 2 :]
+        return prompt[offsets[0][0] :] if offsets else ""
+
     def _tokens(self, prompt):
         return self.backend.encode(prompt, add_special_tokens=False).ids
 

@@ -25,6 +25,7 @@ from train.common.errors import UserError, one_line
 from train.common.files import write_atomically
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_DANGER = "loading such a file can run any code its author put there, so it is not done"
 
 
 class Tensor:
@@ -54,7 +55,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"there is no folder {folder}")
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} has no model_index.json, so it is no checkpoint in diffusers' layout")
-    return _json(folder / "model_index.json")
+    return read_json(folder / "model_index.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,7 +66,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json")
-    return _json(folder / "config.json")
+    return read_json(folder / "config.json")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      UserError: no JSON, or no object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must be a JSON object; got {type(content).__name__}")
+    return content
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -78,15 +94,28 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     tensors = {}
     for file in _shards(_found(folder)):
-        try:
-            handle = safetensors.safe_open(file, framework="np")
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(f"{file} cannot be read: {one_line(error)}{_stand_in(file)}") from error
-        for name in handle.keys():  # noqa: SIM118  it is no dictionary
+        for name, tensor in read_file(file)[0].items():
             if name in tensors:
                 raise UserError(f"the tensor {name} is in two files of {folder}")
-            tensors[name] = Tensor(handle, name)
+            tensors[name] = tensor
     return tensors
+
+
+def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, none of them read yet, and what else it says.
+
+    Raises:
+      UserError: no such file, or a damaged or a pickled one.
+    """
+    if file.suffix in PICKLES:
+        raise UserError(f"{file} is pickled: {_DANGER}")
+    try:
+        handle = safetensors.safe_open(file, framework="np")
+    except (OSError, safetensors.SafetensorError) as error:
+        hint = _stand_in(file) if file.is_file() else ""
+        raise UserError(f"{file} cannot be read: {one_line(error)}{hint}") from error
+    names = handle.keys()  # it is no dictionary
+    return {name: Tensor(handle, name) for name in names}, handle.metadata() or {}
 
 
 def write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -172,8 +201,8 @@ def _found(folder):
         pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
         if pickled:
             raise UserError(
-                f"the weights in {folder} are pickled ({pickled[0]}): loading such a file can run any code its author put "
-                "there, so it is not done. Take the checkpoint's .safetensors files if it has them. "
+                f"the weights in {folder} are pickled ({pickled[0]}): {_DANGER}. "
+                "Take the checkpoint's .safetensors files if it has them. "
                 + _way_out("DiffusionPipeline.from_pretrained")
             )
         raise UserError(f"{folder} has no weights: neither diffusion_pytorch_model.safetensors nor model.safetensors")
@@ -184,7 +213,7 @@ def _shards(weights):
     """The files that hold the tensors: the one itself, or those the index names."""
     if weights.suffix != ".json":
         return [weights]
-    names = sorted(set(_json(weights).get("weight_map", {}).values()))
+    names = sorted(set(read_json(weights).get("weight_map", {}).values()))
     if not names:
         raise UserError(f"{weights} names no files")
     for name in names:
@@ -198,16 +227,6 @@ def _shards(weights):
 def _stem(config):
     """transformers looks for other names of files than diffusers; its configurations have a ``model_type``."""
     return "model" if "model_type" in config else "diffusion_pytorch_model"
-
-
-def _json(file):
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} must be a JSON object; got {type(content).__name__}")
-    return content
 
 
 def _stand_in(file):
