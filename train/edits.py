@@ -37,17 +37,22 @@ def read(edit: Edit, shape: tuple[int, int, int]) -> tuple[Any, Any]:
         raise UserError(f"--strength must be more than 0 and at most 1; got {edit.strength}")
     if edit.mask is None and edit.resamplings > 1:
         raise UserError("--resamplings make a part fit another; give the part that is known with --mask")
-    picture, mask = _open(edit.init_image), None if edit.mask is None else _open(edit.mask)
+    picture, mask = open_picture(edit.init_image), None if edit.mask is None else open_picture(edit.mask)
     if mask is not None and mask.size != picture.size:
         raise UserError(
             f"the mask {edit.mask} has {mask.size[0]}x{mask.size[1]} pixels and {edit.init_image} "
             f"{picture.size[0]}x{picture.size[1]}; they must be of one size"
         )
-    known = None if mask is None else (_fitted(mask, (*shape[:2], 1)) < 128).astype(np.float32)
-    return _fitted(picture, shape), known
+    known = None if mask is None else (fitted(mask, (*shape[:2], 1)) < 128).astype(np.float32)
+    return fitted(picture, shape), known
 
 
-def _open(path):
+def open_picture(path: Path) -> Any:
+    """The picture in this file, as Pillow's.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     from PIL import Image
 
     try:
@@ -58,8 +63,8 @@ def _open(path):
         raise UserError(f"{path} cannot be read as a picture ({one_line(error)})") from error
 
 
-def _fitted(picture, shape):
-    """The middle of the picture, of these proportions, at this size and with so many channels."""
+def fitted(picture: Any, shape: tuple[int, int, int]) -> Any:
+    """The middle of the picture, of the proportions of this shape (h, w, c), at this size and with so many channels, uint8."""
     from PIL import Image, ImageOps
 
     from train.common import sources
