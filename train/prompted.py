@@ -184,6 +184,11 @@ def draw(options: Options, checkpoint: Checkpoint, task: Task, on: Sequence, set
         given = model, drawing, state["params"], sampler_keys, noise, state["wish"], state["timesteps"]
         return task.pipeline(given, other_keys, state["data"])
 
+    if options.sampler in ("heun", "pndm") and not np.isfinite(chain.schedule.log_snrs[-1]):
+        raise UserError(
+            f"--sampler {options.sampler} needs some signal at the end of the chain, and this checkpoint's has none: "
+            "take dpm_solver, ddim, unipc or ancestral"
+        )
     say_what_is_cut(options, checkpoint.tokenizer)
     with in_words():
         moments = pretrained.timesteps(chain, options.grid, options.steps, task.strength)

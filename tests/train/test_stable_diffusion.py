@@ -1,6 +1,7 @@
 """The command draws what diffusers draws from the same folder, on any number of devices; what does not fit is refused in one line."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,15 @@ def test_the_end_of_a_prompt_that_is_too_long_is_named(folders, capsys):
     assert capsys.readouterr().err == (
         f"the negative prompt is longer than 77 tokens: without its end, {tokenizer.rest(prompt)!r}\n"
     )
+
+
+def test_a_chain_without_signal_at_its_end_is_not_for_every_sampler(folders, tmp_path):
+    shutil.copytree(folders / "4", tmp_path / "4")
+    checkpoints.ddim(rescale_betas_zero_snr=True).save_pretrained(tmp_path / "4" / "scheduler")
+    with pytest.raises(UserError, match="--sampler heun needs some signal at the end of the chain"):
+        draw(TextToImage(options(tmp_path / "4", sampler="heun")))
+    with pytest.raises(UserError, match="infinite noise level: take a grid of timesteps"):
+        draw(TextToImage(options(tmp_path / "4", grid="karras")))
 
 
 @pytest.mark.parametrize(
