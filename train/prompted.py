@@ -51,7 +51,7 @@ class Options:
     lora_scale: tuple[float, ...] = (1.0,)
     """How much of them; one number for all, or for each."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the U-Net and the text encoder; bfloat16 is quicker on GPUs since Ampere and on TPUs."""
+    """Precision of the U-Net and the text encoder; in bfloat16 their weights take half the memory."""
     out: Path = Path("out")
     """Where to write."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"

@@ -16,6 +16,7 @@ from jaxgen import samplers
 from tests.jaxgen.models.stable_diffusion.peers import channels_first
 from tests.train import checkpoints
 from tests.train.checkpoints import FACTOR, SIDE
+from train import pretrained, prompted
 from train.common.errors import UserError
 from train.common.recipe import root_key
 from train.prompted import Options
@@ -120,10 +121,7 @@ def test_every_subcommand_draws(folders, tmp_path):
 
 
 def test_the_end_of_a_prompt_that_is_too_long_is_named(folders, capsys):
-    from train import prompted
-    from train.pretrained import read
-
-    tokenizer = read(folders / "4", np.float32).tokenizer
+    tokenizer = pretrained.read(folders / "4", np.float32).tokenizer
     assert tokenizer.rest("a") == ""
     prompt = "aé " * 30 + "the tail"
     kept = prompt.removesuffix(tokenizer.rest(prompt))
