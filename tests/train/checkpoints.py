@@ -6,8 +6,8 @@ import pytest
 
 from tests.jaxgen.models.stable_diffusion.peers import randomised
 
-diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/requirements.txt")
-transformers = pytest.importorskip("transformers", reason="pip install -r tests/requirements.txt")
+diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/bench/requirements.txt")
+transformers = pytest.importorskip("transformers", reason="pip install -r tests/bench/requirements.txt")
 
 FACTOR = 2
 """Pixels of an image to one of its latent image, along a side."""

@@ -11,7 +11,7 @@ from train.common import clip_tokenizer
 from train.common.errors import UserError
 
 pre_tokenizers = pytest.importorskip("tokenizers.pre_tokenizers", reason="pip install tokenizers")
-transformers = pytest.importorskip("transformers", reason="pip install -r tests/requirements.txt")
+transformers = pytest.importorskip("transformers", reason="pip install -r tests/bench/requirements.txt")
 
 CORPUS = """
 a photo of a cat sitting on the mat, highly detailed, 4k! it's the dog's lantern; they're painted by rembrandt.

@@ -13,8 +13,8 @@ from tests.jaxgen.models.stable_diffusion import peers
 from train.common import diffusers_folder
 from train.common.errors import UserError
 
-diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/requirements.txt")
-transformers = pytest.importorskip("transformers", reason="pip install -r tests/requirements.txt")
+diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/bench/requirements.txt")
+transformers = pytest.importorskip("transformers", reason="pip install -r tests/bench/requirements.txt")
 torch = peers.torch
 
 CROSS = {"attention_head_dim": 2, "norm_num_groups": 4, "cross_attention_dim": 12, "layers_per_block": 1}

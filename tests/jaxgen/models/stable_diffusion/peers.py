@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen.models.stable_diffusion import weights
 
-torch = pytest.importorskip("torch", reason="pip install -r tests/requirements.txt")
+torch = pytest.importorskip("torch", reason="pip install -r tests/bench/requirements.txt")
 
 
 def randomised(model, seed=0):

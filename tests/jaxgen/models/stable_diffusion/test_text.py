@@ -10,7 +10,7 @@ import pytest
 from jaxgen.models.stable_diffusion import text
 from tests.jaxgen.models.stable_diffusion import peers
 
-transformers = pytest.importorskip("transformers", reason="pip install -r tests/requirements.txt")
+transformers = pytest.importorskip("transformers", reason="pip install -r tests/bench/requirements.txt")
 
 SIZES = {
     "vocab_size": 99,

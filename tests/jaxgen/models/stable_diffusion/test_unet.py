@@ -11,7 +11,7 @@ import pytest
 from jaxgen.models.stable_diffusion import unet
 from tests.jaxgen.models.stable_diffusion import peers
 
-diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/requirements.txt")
+diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/bench/requirements.txt")
 
 TINY = {
     "block_out_channels": (8, 16),
