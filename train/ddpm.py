@@ -83,6 +83,15 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     Raises:
         UserError: if the configuration cannot work, or not for images of this shape.
     """
+    return diffusing.build(config, model(config, image_shape, num_classes))
+
+
+def model(config: Config, image_shape: tuple[int, int, int], num_classes: int = 0) -> diffusing.Model:
+    """What `recipe` diffuses.
+
+    Raises:
+        UserError: if it is to know labels and there are none, or the probability of hiding them is none.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -98,12 +107,12 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
 
     def init(key):
         t = label = jnp.zeros(1, jnp.int32)
-        return net.init(key, jnp.zeros((1, *image_shape)), t, labels=label)["params"]
+        return net.init(key, jnp.zeros((1, *image_shape)), t, labels=label)["params"], {}
 
-    def apply(params, xt, t, label, dropout_key):
-        return net.apply({"params": params}, xt, t, dropout_key, label)
+    def apply(weights, xt, t, label, dropout_key):
+        return net.apply({"params": weights}, xt, t, dropout_key, label)
 
-    def x0(batch, keys):
+    def x0(_, batch, keys):
         pixels = images.to_unit_range(batch["image"])
         return images.random_flip(keys, pixels) if config.flip and keys is not None else pixels
 
@@ -116,8 +125,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     def no_label(label):
         return jnp.full_like(label, num_classes)
 
-    untold = no_label if config.conditional else None
-    return diffusing.build(config, diffusing.Model(image_shape, init, apply, x0, label, untold))
+    return diffusing.Model(image_shape, init, apply, x0, label, no_label if config.conditional else None)
 
 
 if __name__ == "__main__":

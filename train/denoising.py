@@ -186,6 +186,12 @@ def edit(
     return draw(drawing, keys, predict, schedule, xt, rest, learned=learned, **same)
 
 
+def where_all_is_known(mask: Any, size: tuple[int, int]) -> Any:
+    """A mask (b, h, w, 1) of images as one of their latent maps of this size: 1 where all pixels of a square are known."""
+    (b, h, w, _), (height, width) = mask.shape, size
+    return mask.reshape(b, height, h // height, width, w // width, 1).min(axis=(2, 4))
+
+
 def bound(
     keys: Any, predict: Callable, schedule: Any, x0: Any, samples: int, *, variance: str, predicts: str, clip_x0: bool
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from train import denoising
@@ -56,20 +57,27 @@ class Chain:
 
 
 class Model(NamedTuple):
-    """What a recipe diffuses, and with which network."""
+    """What a recipe diffuses, and with which networks. Its weights are the parameters of all of them, by name: trained, or frozen."""
 
     shape: tuple[int, ...]
     """Of one x_0."""
-    init: Callable[[Any], Any]
-    """key -> parameters"""
-    apply: Callable[[Any, Any, Any, Any, Any], Any]
-    """parameters, xt (b, ...), t (b,), told, keys (b,) for dropout or None -> the prediction; twice the channels if variance is learned."""
-    x0: Callable[[dict, Any], Any]
-    """batch, keys (b,) or None -> x_0 (b, ...), changed at random if there are keys."""
-    told: Callable[[dict, Any], Any]
-    """batch, keys (b,) or None -> what the network is told of each row; hidden at random if there are keys."""
-    untold: Callable[[Any], Any] | None
-    """told -> what it is told where nothing is known, for guidance; None if it is never told anything."""
+    init: Callable[..., tuple[dict, dict]]
+    """key, and what is given of trained networks -> the parameters to train, and those to keep."""
+    apply: Callable[[dict, Any, Any, Any, Any], Any]
+    """weights, xt (b, ...), t (b,), what is known, keys (b,) for dropout or None -> the prediction; twice the channels if variance is
+    learned."""
+    x0: Callable[[dict, dict, Any], Any]
+    """weights, batch, keys (b,) or None -> x_0 (b, ...), changed at random if there are keys."""
+    told: Callable[[dict, Any], Any] = lambda batch, keys: None
+    """batch, keys (b,) or None -> what the networks are told of each row; changed or hidden at random if there are keys."""
+    untold: Callable[[Any], Any] | None = None
+    """told -> what they are told where it is hidden, for guidance; None if nothing ever is."""
+    known: Callable[[dict, Any], Any] = lambda weights, told: told
+    """weights, told -> what ``apply`` sees of it, the same at every timestep."""
+    image: Callable[[dict, Any], Any] = lambda weights, x0: x0
+    """weights, x_0 -> images (b, h, w, c) in [-1, 1]."""
+    of_pixels: bool = True
+    """Whether x_0 is the image: it lies in [-1, 1], and a bound on its likelihood is one on the image's."""
 
 
 def build(config: Any, model: Model) -> Any:
@@ -91,21 +99,24 @@ def build(config: Any, model: Model) -> Any:
     _check(config, model)
     T, learned, by_importance = chain.num_timesteps, chain.learn_variance, chain.timesteps == "importance"
     predicts = {"predicts": chain.predicts}
+    how = {"learned": learned, "clip_x0": model.of_pixels, **predicts}
     schedule = denoising.schedule(chain.schedule, T, zero_terminal_snr=chain.zero_terminal_snr)
     grid = denoising.timesteps(drawing, schedule)
     ema_decay, rate = config.optimizer.ema_decay, config.optimizer
     adam = optimizer.adam(rate.learning_rate, rate.warmup_steps, rate.clip_norm, rate.decay_steps)
 
-    def init(key):
+    def init(key, *given):
         params_key, run_key = jax.random.split(key)
-        state = optimizer.start(model.init(params_key), adam, run_key)
+        params, frozen = model.init(params_key, *given)
+        state = optimizer.start(params, adam, run_key, frozen)
         return state._replace(opt=(state.opt, importance.empty(T))) if by_importance else state
 
-    def theta(params, told, dropout_key=None):
+    def theta(weights, told, dropout_key=None):
         """xt, t -> what the network predicts, and with a learned variance its v in (0, 1)."""
+        known = model.known(weights, told)
 
         def predict(xt, t):
-            said = model.apply(params, xt, t, told, dropout_key)
+            said = model.apply(weights, xt, t, known, dropout_key)
             if not learned:
                 return said
             prediction, v = jnp.split(said, 2, axis=-1)
@@ -113,8 +124,8 @@ def build(config: Any, model: Model) -> Any:
 
         return predict
 
-    def losses(params, rows):
-        predict = theta(params, rows["told"], rows["dropout_key"])
+    def losses(frozen, params, rows):
+        predict = theta({**params, **frozen}, rows["told"], rows["dropout_key"])
         loss = diffusion_bound.hybrid_loss if learned else diffusion.simple_loss
         value = loss(schedule, predict, rows["x0"], rows["t"], rows["eps"], **predicts)
         if chain.min_snr is not None:
@@ -133,14 +144,15 @@ def build(config: Any, model: Model) -> Any:
         t_key, eps_key, dropout_key, x0_key, told_key = jax.vmap(lambda k: jax.random.split(k, 5), out_axes=1)(keys)
         t, weight = draw_timesteps(state, t_key)
         rows = {
-            "x0": model.x0(batch, x0_key),
+            "x0": model.x0({**state.params, **state.frozen}, batch, x0_key),
             "t": t,
             "eps": jax.vmap(lambda k: jax.random.normal(k, model.shape))(eps_key),
             "told": model.told(batch, told_key),
             "weight": weight,
             "dropout_key": dropout_key,
         }
-        values, grads = optimizer.value_and_grad_in_pieces(losses, config.pieces)(state.params, rows)
+        loss = partial(losses, state.frozen)
+        values, grads = optimizer.value_and_grad_in_pieces(loss, config.pieces)(state.params, rows)
         value, grads = jax.lax.pmean((values.mean(), grads), "data")
         if by_importance:
             opt, history = state.opt
@@ -151,13 +163,17 @@ def build(config: Any, model: Model) -> Any:
             state = optimizer.descend(state, grads, adam, ema_decay)
         return state, {"loss": value, "grad_norm": optimizer.global_norm(grads)}
 
+    def averaged(state):
+        """All weights to draw with."""
+        return {**state.ema, **state.frozen}
+
     def denoiser(state, batch):
-        """With the averaged parameters, guided towards what it is told."""
-        told = model.told(batch, None)
-        conditional = theta(state.ema, told)
+        """Guided towards what it is told."""
+        told, weights = model.told(batch, None), averaged(state)
+        conditional = theta(weights, told)
         if model.untold is None:
             return conditional
-        return denoising.guided(drawing, conditional, theta(state.ema, model.untold(told)), learned=learned)
+        return denoising.guided(drawing, conditional, theta(weights, model.untold(told)), learned=learned)
 
     def noise(keys):
         """For each row, what it begins from, and the key of what is added on the way."""
@@ -167,30 +183,38 @@ def build(config: Any, model: Model) -> Any:
     def run_chain_backwards(state, batch, key, trajectory=False):
         """Algorithm 2, or one of its relatives."""
         x_T, chain_key = noise(example_keys(key, len(batch["image"])))
-        draw = {"learned": learned, "trajectory": trajectory, **predicts}
+        draw = {"trajectory": trajectory, **how}
         return denoising.draw(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, **draw)
+
+    def sample(state, batch, key):
+        return model.image(averaged(state), run_chain_backwards(state, batch, key))
 
     def edit(state, batch, key, strength, resamplings):
         x_T, chain_key = noise(example_keys(key, len(batch["image"])))
-        known = denoising.Known(model.x0(batch, None), batch.get("mask"), strength, resamplings)
-        how = {"learned": learned, **predicts}
-        return denoising.edit(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, known, **how)
+        weights, mask = averaged(state), batch.get("mask")
+        small = None if mask is None else denoising.where_all_is_known(mask, model.shape[:2])
+        known = denoising.Known(model.x0(weights, batch, None), small, strength, resamplings)
+        drawn = denoising.edit(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, known, **how)
+        return model.image(weights, drawn)
 
     def bound(state, batch, key, samples):
-        keys, predict = example_keys(key, len(batch["image"])), theta(state.ema, model.told(batch, None))
-        how = {"variance": "learned" if learned else drawing.variance, "clip_x0": True, **predicts}
-        return denoising.bound(keys, predict, schedule, model.x0(batch, None), samples, **how)
+        weights, keys = averaged(state), example_keys(key, len(batch["image"]))
+        x0, predict = model.x0(weights, batch, None), theta(weights, model.told(batch, None))
+        options = {"variance": "learned" if learned else drawing.variance, "clip_x0": True, **predicts}
+        return denoising.bound(keys, predict, schedule, x0, samples, **options)
 
     def moments(state, batch, key):
         states = run_chain_backwards(state, batch, key, trajectory=True)[1]
         # Thirty-odd moments, denser towards the end, where the picture appears.
         chosen = (len(states) - 1) * (1 - np.linspace(1, 0, 36) ** 2)
-        return states[np.unique(chosen.round().astype(int))].swapaxes(0, 1)
+        states = states[np.unique(chosen.round().astype(int))].swapaxes(0, 1)
+        images = model.image(averaged(state), states.reshape(-1, *model.shape))
+        return images.reshape(*states.shape[:2], *images.shape[1:])
 
     with in_words():  # the network says itself which x_0 it takes
         jax.eval_shape(init, jax.random.key(0))
-    pictures = {"denoising": moments}
-    return Recipe(init, step, run_chain_backwards, pictures, evaluate=bound, evaluate_samples=T, edit=edit)
+    evaluate = bound if model.of_pixels else None
+    return Recipe(init, step, sample, {"denoising": moments}, evaluate=evaluate, evaluate_samples=T, edit=edit)
 
 
 def unet(network: Network, chain: Chain, channels: int, num_classes: int = 0) -> Any:

@@ -20,6 +20,18 @@ def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda c
     Raises:
         UserError: if no recipe of ours trained it.
     """
+    module = recipe_module(run, description)
+    config = change(configuration.dataclass_from(module.Config, description["config"]))
+    stands = [description["basis"]] if "basis" in description else []
+    return module.recipe(config, tuple(description["data"]["shape"]), description["data"]["num_classes"], *stands)
+
+
+def recipe_module(run: Path, description: dict) -> Any:
+    """The module of the recipe of the run that this is the `config.read` of.
+
+    Raises:
+        UserError: if no recipe of ours trained it.
+    """
     match description["recipe"]:
         case "ae":
             from train import ae as module
@@ -37,8 +49,7 @@ def recipe(run: Path, description: dict, change: Callable[[Any], Any] = lambda c
             from train import ddpm as module
         case other:
             raise UserError(f"{run} is a run of train.{other}, which this version does not know")
-    config = change(configuration.dataclass_from(module.Config, description["config"]))
-    return module.recipe(config, tuple(description["data"]["shape"]), description["data"]["num_classes"])
+    return module
 
 
 def images(description: dict, split: str, data_dir: str | None) -> Any:
@@ -68,6 +79,42 @@ def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[An
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
     return parallel.place(restored.state, on), restored.step
+
+
+def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
+    """A finished run of one of these recipes as the `Basis` of another: its description, its step and the sha256 of the parameters that it
+    draws with.
+
+    Args:
+        begun: the basis of the other run, if it has begun. It has its own copy of the parameters and goes on without this folder;
+            but not beside other parameters in it.
+
+    Raises:
+        UserError: if the folder is no run of these recipes, has no sound checkpoint, or has trained on since the other began.
+    """
+    import jax
+
+    from train.common import checkpoint
+    from train.common.recipe import Basis
+
+    if begun is not None and not run.exists():
+        return Basis(begun)
+    description = configuration.read(run)
+    if description["recipe"] not in recipes:
+        raise UserError(
+            f"{run} is a run of train.{description['recipe']}; this needs one of {' or '.join(f'train.{name}' for name in recipes)}"
+        )
+    restored = checkpoint.read(run / "checkpoints", jax.eval_shape(recipe(run, description).init, jax.random.key(0)))
+    if restored is None:
+        raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
+    parameters = {**restored.state.ema, **dict(restored.state.frozen)}
+    about = {**description, "step": restored.step, "sha256": checkpoint.fingerprint(parameters, {})}
+    if begun is not None and begun["sha256"] != about["sha256"]:
+        raise UserError(
+            f"{run} has changed: this run began when that was at step {begun['step']}, and now it is at step {restored.step}. "
+            f"Begin another on it with --run, or move {run} away to go on with the copy that this run keeps"
+        )
+    return Basis(about, lambda: parameters)
 
 
 def labels_in_turn(description: dict, num: int) -> Any:

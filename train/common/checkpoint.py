@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.common.errors import UserError, one_line
-from train.common.recipe import with_keys, without_keys
+from train.common.recipe import State, with_keys, without_keys
 
 
 class Restored(NamedTuple):
@@ -108,7 +108,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(_fields(state)),
                     meta=ocp.args.JsonSave({**meta, "sha256": fingerprint(state, meta)}),
                 ),
                 force=True,
@@ -180,18 +180,24 @@ def _without_late_reports() -> None:
     )
 
 
+def _fields(state: State) -> dict[str, Any]:
+    """What is written of a state: its fields by name; without frozen parameters where there are none."""
+    return {name: value for name, value in state._asdict().items() if name != "frozen" or jax.tree.leaves(value)}
+
+
 def _newest_sound(manager: ocp.CheckpointManager, folder: Path, like: Any) -> Restored | None:
     template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(without_keys, like))
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             item = manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(_fields(template)), meta=ocp.args.JsonRestore()),
             )
-            meta = dict(item.meta)
-            if meta.pop("sha256") != fingerprint(item.state, meta):
+            meta, state = dict(item.meta), template._replace(**item.state)
+            if meta.pop("sha256") != fingerprint(state, meta):
                 raise ValueError("its content does not match its sha256")
-            return Restored(step, with_keys(item.state, like), meta, damaged)
+            return Restored(step, with_keys(state, like), meta, damaged)
         except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or JSON raise
             damaged.append((step, f"{type(error).__name__}: {one_line(error)}"))
     if damaged:

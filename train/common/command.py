@@ -36,11 +36,22 @@ def parse(
     )
 
 
-def main(name: str, config: Any, recipe: Callable, points: bool = False) -> int:
+def main(
+    name: str,
+    config: Any,
+    recipe: Callable,
+    points: bool = False,
+    furnish: Callable[[Any, Any], Any] | None = None,
+    basis: Callable[[Any, dict | None], Any] | None = None,
+) -> int:
     """Train recipe(config, shape, num_classes), which takes images (h, w, c) and, if `points`, also points (2,). Returns the process's
     exit status.
+
+    Args:
+        furnish: config, the data set -> the same with the further columns that the recipe needs.
+        basis: config, what the run in the folder stands on or None -> the `recipe.Basis`, whose ``about`` the recipe then also takes.
     """
-    return reporting_errors(lambda: _train(name, config, recipe, points))
+    return reporting_errors(lambda: _train(name, config, recipe, points, furnish, basis))
 
 
 def reporting_errors(action: Callable[[], int]) -> int:
@@ -74,7 +85,7 @@ def _leave_at_once_if_not_alone():
         os._exit(1)  # a polite exit would wait minutes for the other hosts, which wait for this one
 
 
-def _train(name, config, recipe, points):
+def _train(name, config, recipe, points, furnish, basis):
     job = config.job
     _check(job)
     from train.common import devices
@@ -91,8 +102,11 @@ def _train(name, config, recipe, points):
         raise UserError(
             f"{source.name} holds points of the plane, and train.{name} is for images; train.gan and train.wgan_gp take points"
         )
+    if furnish is not None:
+        source = furnish(config, source)
     folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
-    built = recipe(config, source.shape, source.num_classes)
+    stands = None if basis is None else basis(config, _begun(folder).get("basis"))
+    built = recipe(config, source.shape, source.num_classes, *(() if stands is None else (stands.about,)))
     if devices.leads():
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
         where = f"{devices.describe(on)}, in {folder}"
@@ -104,7 +118,10 @@ def _train(name, config, recipe, points):
         "num_classes": source.num_classes,
         "fingerprint": source.fingerprint,
     }
-    return loop.fit(config, configuration.describe(name, config, about), built, source, folder, on)
+    if stands is None:
+        return loop.fit(config, configuration.describe(name, config, about), built, source, folder, on)
+    description = configuration.describe(name, config, about, stands.about)
+    return loop.fit(config, description, built, source, folder, on, stands.parameters)
 
 
 def _check(job):
@@ -113,6 +130,11 @@ def _check(job):
         raise UserError(f"--seed must not be negative; got {job.seed}")
     if job.max_hours is not None and not job.max_hours > 0:
         raise UserError(f"--max-hours must be more than 0; got {job.max_hours}")
+
+
+def _begun(folder: Path) -> dict:
+    """The description of the run in the folder; nothing if there is none."""
+    return configuration.read(folder) if (folder / "config.json").exists() else {}
 
 
 def _slug(dataset: str) -> str:

@@ -66,9 +66,11 @@ class Job:
     """More than one host: index of this process."""
 
 
-def describe(recipe: str, config: Any, data: dict) -> dict:
-    """The content of config.json: the recipe's name, its whole configuration, and the data it saw."""
-    return json.loads(json.dumps({"recipe": recipe, "config": dataclasses.asdict(config), "data": data}))
+def describe(recipe: str, config: Any, data: dict, basis: dict | None = None) -> dict:
+    """The content of config.json: the recipe's name, its whole configuration, the data it saw, and what it stands on if it does."""
+    stands = {} if basis is None else {"basis": basis}
+    content = {"recipe": recipe, "config": dataclasses.asdict(config), "data": data, **stands}
+    return json.loads(json.dumps(content, default=str))
 
 
 def read(folder: Path) -> dict:

@@ -5,7 +5,7 @@
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ STRIDE = 64
 """Steps in one dispatch, at most, where nothing speaks against a loop on the device."""
 
 
-def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device]) -> State:
-    """The state before the first step, whole on every device."""
-    program = jax.jit(lambda: recipe.init(root_key(seed, "training")), out_shardings=parallel.replicated(on)).lower()
+def initial_state(recipe: Recipe, seed: int, on: Sequence[jax.Device], given: Any = None) -> State:
+    """The state before the first step, whole on every device; from the parameters given, where the recipe stands on trained networks."""
+    placed = () if given is None else (parallel.place(given, on),)
+
+    def init(*given):
+        return recipe.init(root_key(seed, "training"), *given)
+
+    program = jax.jit(init, out_shardings=parallel.replicated(on)).lower(*placed)
     # It runs once: on a CPU, where optimising takes longer than running, leave it as it is.
     unoptimised = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return program.compile(unoptimised if on[0].platform == "cpu" else None)()
+    return program.compile(unoptimised if on[0].platform == "cpu" else None)(*placed)
 
 
 def steps(
@@ -140,12 +145,21 @@ def _indices(source, seed, step, num_rows):
     return np.split(data.indices(seed, step, num_rows, len(source)), jax.process_count())[jax.process_index()]
 
 
-def fit(config: Any, description: dict, recipe: Recipe, source: Source, folder: Path, on: Sequence[jax.Device]) -> int:
+def fit(
+    config: Any,
+    description: dict,
+    recipe: Recipe,
+    source: Source,
+    folder: Path,
+    on: Sequence[jax.Device],
+    given: Callable[[], Any] = lambda: None,
+) -> int:
     """Train to config.job.steps in the run folder, from its newest sound checkpoint if it has one.
 
     Args:
         config: a recipe's configuration, with its ``job``.
         description: `config.describe` of it, for the folder.
+        given: reads the parameters that the recipe stands on; called where a run begins.
 
     Returns:
         The exit status for the process: 0, or 128 + the signal that ended training early.
@@ -158,7 +172,7 @@ def fit(config: Any, description: dict, recipe: Recipe, source: Source, folder: 
     with Interrupt(job.max_hours) as interrupt, Record(folder, config, description, recipe, source, on) as record:
         state = record.restore(like)
         if state is None:
-            state = initial_state(recipe, job.seed, on)
+            state = initial_state(recipe, job.seed, on, given())
         step = int(parallel.local(state.step))
         common = {"batch_size": job.batch_size, "seed": job.seed, "on": on, "how": job.parallel}
         longest = _longest_stride(job, recipe, source, on)

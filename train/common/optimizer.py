@@ -28,9 +28,9 @@ def rate(learning_rate: float, warmup_steps: int, decay_steps: int) -> optax.Sch
     return optax.constant_schedule(learning_rate)
 
 
-def start(params: Any, adam: optax.GradientTransformation, key: jax.Array) -> State:
+def start(params: Any, adam: optax.GradientTransformation, key: jax.Array, frozen: Any = ()) -> State:
     """The state before the first step, with the run's key."""
-    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), adam.init(params), key)
+    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), adam.init(params), key, frozen)
 
 
 def descend(state: State, grads: Any, adam: optax.GradientTransformation, ema_decay: float) -> State:
@@ -38,7 +38,7 @@ def descend(state: State, grads: Any, adam: optax.GradientTransformation, ema_de
     updates, opt = adam.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = moving_average(ema_decay, state.step, state.ema, params)
-    return State(state.step + 1, params, ema, opt, state.key)
+    return state._replace(step=state.step + 1, params=params, ema=ema, opt=opt)
 
 
 def global_norm(tree: Any) -> jax.Array:

@@ -22,17 +22,19 @@ class State(NamedTuple):
     """State of the optimiser."""
     key: jax.Array
     """The run's key. It never changes: a step's key is fold_in(key, step)."""
+    frozen: Any = ()
+    """Parameters of networks that the run stands on and does not train."""
 
 
 class Recipe(NamedTuple):
     """A trainable generative model.
 
-    A batch is a dictionary of arrays with one row per example: "image", uint8 (b, h, w, c), or "point", float32 (b, 2); and "label",
-    int32 (b,).
+    A batch is a dictionary of arrays with one row per example: "image", uint8 (b, h, w, c), or "point", float32 (b, 2); "label",
+    int32 (b,); and further columns of the data set, if it has any.
     """
 
-    init: Callable[[jax.Array], State]
-    """key -> state"""
+    init: Callable[..., State]
+    """key -> state. A recipe that stands on trained networks also takes their parameters, and without them makes some up."""
     step: Callable[[State, dict, jax.Array], tuple[State, dict]]
     """state, batch, key -> state, metrics; sees one device's rows and averages over the axis named "data"."""
     sample: Callable[[State, dict, jax.Array], jax.Array]
@@ -57,6 +59,15 @@ class Recipe(NamedTuple):
     rows are of minibatch j: rows j, j + minibatches, ... of the step's batch."""
     landscape: Callable[[State, jax.Array], jax.Array] | None = None
     """state, points of the plane (n, 2) -> what the model thinks of each, (n,); drawn behind samples that are points."""
+
+
+class Basis(NamedTuple):
+    """What a run stands on besides its data: trained networks, a tokenizer."""
+
+    about: dict
+    """All that a recipe must know of it, as JSON; it is kept with the run."""
+    parameters: Callable[[], Any] = lambda: None
+    """Reads those of its networks, for ``Recipe.init``; called where a run begins."""
 
 
 def root_key(seed: int, use: Literal["training", "gallery", "sample", "evaluate"]) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -32,6 +32,10 @@ class Source:
     sizes where it is decoded batch by batch."""
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = dataclasses.field(repr=False)
     """indices (b,) -> images uint8 (b, h, w, c) or points float32 (b, 2), labels int32 (b,)."""
+    columns: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
+    """Further columns, by name: indices (b,) -> (b, ...)."""
+    row_bytes: int = 0
+    """Bytes of a row of these together."""
 
     def __len__(self) -> int:
         return self.num_examples
@@ -43,8 +47,8 @@ class Source:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images together when decoded, or of all points."""
-        return self.num_examples * int(np.prod(self.shape)) * (4 if self.is_points else 1)
+        """Bytes of all images together when decoded, or of all points, and of further columns."""
+        return self.num_examples * (int(np.prod(self.shape)) * (4 if self.is_points else 1) + self.row_bytes)
 
     @property
     def is_points(self) -> bool:
@@ -52,13 +56,16 @@ class Source:
         return len(self.shape) == 1
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}, or with "point", float32 (b, 2).
+        """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}, or with "point", float32 (b, 2);
+        and further columns.
 
         `rows(np.arange(len(source)))` is the whole table. Where the set is decoded batch by batch, an unreadable
         picture raises UserError with the name of its file.
         """
-        examples, labels = self.read(np.asarray(indices))
-        return {"point" if self.is_points else "image": examples, "label": labels}
+        indices = np.asarray(indices)
+        examples, labels = self.read(indices)
+        further = {name: column(indices) for name, column in self.columns.items()}
+        return {"point" if self.is_points else "image": examples, "label": labels, **further}
 
 
 def in_memory(name: str, examples: np.ndarray, labels: np.ndarray, class_names: Iterable[str]) -> Source:
@@ -71,6 +78,16 @@ def in_memory(name: str, examples: np.ndarray, labels: np.ndarray, class_names: 
         class_names=tuple(class_names),
         fingerprint=digest(str(examples.shape).encode(), examples, labels),
         read=lambda indices: (examples[indices], labels[indices]),
+    )
+
+
+def with_column(source: Source, name: str, column: Callable[[np.ndarray], np.ndarray], fingerprint: str) -> Source:
+    """The data set with one more column: indices (b,) -> (b, ...), whose content has this fingerprint."""
+    return dataclasses.replace(
+        source,
+        columns={**source.columns, name: column},
+        row_bytes=source.row_bytes + column(np.zeros(1, np.int32)).nbytes,
+        fingerprint=digest(f"{source.fingerprint} {name} {fingerprint}".encode()),
     )
 
 

@@ -142,13 +142,24 @@ def test_a_sound_checkpoint_is_never_written_over(tmp_path):
 
 def test_the_caller_may_donate_a_state_that_is_being_saved(tmp_path):
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)
-    state = {"w": jnp.arange(1_000_000.0)}
+    state = make_state(1)._replace(params=jnp.arange(1_000_000.0))
+    like = jax.eval_shape(lambda: state)
     with closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(1, state, {})
         overwrite(state)
         checkpoints.wait()
-        restored = checkpoints.restore(jax.eval_shape(lambda: {"w": jnp.arange(1_000_000.0)}))
-    np.testing.assert_array_equal(restored.state["w"], np.arange(1_000_000.0, dtype=np.float32))
+        restored = checkpoints.restore(like)
+    np.testing.assert_array_equal(restored.state.params, np.arange(1_000_000.0, dtype=np.float32))
+
+
+def test_frozen_parameters_are_kept_with_the_state(tmp_path):
+    state = make_state(1)._replace(frozen={"encoder": jnp.arange(3.0)})
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, state, {})
+    restored = checkpoint.read(tmp_path, jax.eval_shape(lambda: state))
+    assert fingerprint(restored.state, {}) == fingerprint(state, {})
+    with pytest.raises(UserError, match="frozen"):
+        checkpoint.read(tmp_path, LIKE)
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
