@@ -17,22 +17,22 @@ from train.common.errors import UserError, check_ranges
 class Network:
     """An encoder and a decoder."""
 
-    architecture: Literal["mlp", "conv"] = "mlp"
-    """Fully connected, or convolutional."""
+    architecture: Literal["mlp", "conv", "map"] = "mlp"
+    """Fully connected, convolutional, or convolutional with a code that is a small image, as latent diffusion needs it."""
     latent_dim: int = 50
-    """Dimensions of the code."""
+    """Dimensions of the code; map: channels of the small image, whose size is that of the last level."""
     hidden: tuple[int, ...] = (200, 200)
     """mlp: sizes of the encoder's hidden layers; the decoder's are the same backwards."""
     activation: Literal["silu", "tanh"] = "silu"
     """mlp: the non-linearity."""
     width: int = 32
-    """conv: channels at full resolution."""
+    """conv and map: channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2, 2)
-    """conv: channels at each resolution, as multiples of the width; each level has half the resolution of the one before."""
+    """conv and map: channels at each resolution, as multiples of the width; each level has half the resolution of the one before."""
     blocks: int = 1
-    """conv: residual pairs of convolutions per level."""
+    """conv and map: residual pairs of convolutions per level."""
     groups: int = 8
-    """conv: groups of the group normalisation."""
+    """conv and map: groups of the group normalisation."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     from train.common.recipe import Recipe, example_keys
 
     check_common(config.network, config.optimizer)
-    latent_dim, settings = config.network.latent_dim, config.optimizer
+    latent_dim, settings = math.prod(code_shape(config.network, image_shape)), config.optimizer
     encoder, decoder = networks(config.network, image_shape, latent_dim, image_shape[-1])
     adam = optimizer.adam(settings.learning_rate, settings.warmup_steps, settings.clip_norm, settings.decay_steps)
 
@@ -148,11 +148,26 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     pictures = codes.pictures(observe, code, image, latent_dim)
     with in_words():  # the networks say themselves which images they take
         jax.eval_shape(init, jax.random.key(0))
-    return Recipe(init, step, sample, pictures, convolutions=config.network.architecture == "conv")
+    return Recipe(init, step, sample, pictures, convolutions=config.network.architecture != "mlp")
+
+
+def code_shape(network: Network, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """(d,) of a code, or (h', w', c') of one that is a small image.
+
+    Raises:
+        UserError: if the image cannot be halved so often.
+    """
+    if network.architecture != "map":
+        return (network.latent_dim,)
+    from jaxgen.models.layers import smallest_size
+    from train.common.errors import in_words
+
+    with in_words():
+        return (*smallest_size(image_shape[:2], len(network.multipliers)), network.latent_dim)
 
 
 def networks(network: Network, image_shape: tuple[int, int, int], code_dim: int, channels: int):
-    """The encoder (b, h, w, c) -> (b, code_dim) and the decoder (b, latent_dim) -> (b, h, w, channels)."""
+    """The encoder (b, h, w, c) -> (b, code_dim) and the decoder (b, d) -> (b, h, w, channels)."""
     import jax
 
     from jaxgen.models import autoencoder
@@ -163,6 +178,9 @@ def networks(network: Network, image_shape: tuple[int, int, int], code_dim: int,
         encoder = autoencoder.MLPEncoder(code_dim, hidden, activation)
         return encoder, autoencoder.MLPDecoder(shape, hidden[::-1], activation)
     conv = (network.width, network.multipliers, network.blocks, network.groups)
+    if network.architecture == "map":
+        c = network.latent_dim
+        return autoencoder.MapEncoder(code_dim, c, *conv), autoencoder.MapDecoder(shape, c, *conv)
     return autoencoder.ConvEncoder(code_dim, *conv), autoencoder.ConvDecoder(shape, *conv)
 
 

@@ -5,11 +5,12 @@ N(0, I). Encoder and decoder do not see the label; to draw a nine, decode a code
 see it and the prior does not (Sohn et al. 2015), is ``--labels inputs``.
 """
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from train import vae
+from train import ae, vae
 from train.common.errors import UserError
 
 
@@ -58,7 +59,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
             f"train.cvae needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: "
             "sort a folder's pictures into one subfolder per class, or use train.vae"
         )
-    dim = config.network.latent_dim
+    dim = math.prod(ae.code_shape(config.network, image_shape))
     condition = {
         "prior": vae.Condition(
             {"class_mean": jnp.zeros((num_classes, dim))},

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from train.ae import Network, Optimizer, check_common, networks
+from train import pixels
+from train.ae import Network, Optimizer, check_common, code_shape, networks
 from train.common.config import Job
 from train.common.errors import UserError, check_ranges
 
@@ -88,7 +89,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     import jax.numpy as jnp
 
     def origin(_, labels):
-        return jnp.zeros((len(labels), config.network.latent_dim))
+        return jnp.zeros((len(labels), math.prod(code_shape(config.network, image_shape))))
 
     return build(config, image_shape, Condition({}, origin, lambda labels: None))
 
@@ -108,8 +109,9 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
     from train.common.recipe import Recipe, example_keys, mean_over_rows
 
     _check(config, image_shape)
-    pixel = _pixel(config, image_shape)
-    latent_dim, settings, K = config.network.latent_dim, config.optimizer, config.iwae_samples
+    pixel = pixels.of(config.likelihood, config.variance, image_shape[-1])
+    latent_dim = math.prod(code_shape(config.network, image_shape))
+    settings, K = config.optimizer, config.iwae_samples
     encoder, decoder = networks(config.network, image_shape, 2 * latent_dim, pixel.channels)
     adam = optimizer.adam(settings.learning_rate, settings.warmup_steps, settings.clip_norm, settings.decay_steps)
 
@@ -216,55 +218,8 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
         pictures,
         statistics={"KL per latent dimension": spent},
         evaluate=evaluate,
-        convolutions=config.network.architecture == "conv",
+        convolutions=config.network.architecture != "mlp",
     )
-
-
-class _Pixel(NamedTuple):
-    """What a decoder says of a pixel."""
-
-    channels: int
-    """Numbers that the decoder gives per pixel."""
-    observe: Callable
-    """uint8 images (b, h, w, c), keys (b,) -> x in [-1, 1], as the likelihood has it."""
-    log_prob: Callable
-    """decoded (b, h, w, channels), x -> log p(x | z), (b,)."""
-    mean: Callable
-    """decoded -> mean of p(x | z), an image in [-1, 1]."""
-
-
-def _pixel(config, image_shape):
-    import jax
-    import jax.numpy as jnp
-
-    from jaxgen import likelihoods
-    from train.common import images
-
-    c = image_shape[-1]
-
-    def levels(images_, _):
-        return images.to_unit_range(images_)
-
-    def mean_and_log_scale(decoded):
-        return decoded[..., :c], jnp.maximum(decoded[..., c:], -7.0)  # a scale far below a level's width says no more
-
-    return {
-        "bernoulli": _Pixel(
-            c,
-            lambda bytes_, keys: images.to_binary(keys, bytes_),
-            lambda logits, x: likelihoods.bernoulli_log_prob(logits, (x + 1) / 2),
-            lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
-        ),
-        "gaussian": _Pixel(
-            c, levels, lambda mean, x: likelihoods.gaussian_log_prob(mean, x, config.variance), lambda mean: mean
-        ),
-        "discretized_logistic": _Pixel(
-            2 * c,
-            levels,
-            lambda decoded, x: likelihoods.discretized_logistic_log_prob(*mean_and_log_scale(decoded), x),
-            lambda decoded: mean_and_log_scale(decoded)[0],
-        ),
-    }[config.likelihood]
 
 
 def _check(config, image_shape):

@@ -1,6 +1,6 @@
 """Encoders and decoders for autoencoders: images to the parameters of a code, and codes to the parameters of pixels.
 
-Both kinds, fully connected and convolutional, are called alike:
+All kinds, fully connected, convolutional, and convolutional with a code that is itself a small image, are called alike:
 
     encoder  (b, h, w, c) -> (b, code_dim): a code, or what describes its distribution, such as mean and log-variance
     decoder  (b, d) -> (b, h, w, c'): a code to pixels, or to what describes their distribution
@@ -78,18 +78,35 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, context=None):
-        smallest_size(x.shape[1:3], len(self.multipliers))
-        if context is not None:
-            maps = jnp.broadcast_to(context[:, None, None, :], (*x.shape[:3], context.shape[-1]))
-            x = jnp.concatenate([x, maps], axis=-1)
-        h = x
-        for level, multiplier in enumerate(self.multipliers):
-            stride = 1 if level == 0 else 2
-            h = Conv3x3(self.width * multiplier, stride=stride, name=f"level{level}")(h)
-            for i in range(self.blocks):
-                h = ResidualPair(self.groups, name=f"block{level}_{i}")(h)
-        h = GroupNorm(self.groups, silu=True, name="norm_out")(h)
+        h = _down(_with_maps(x, context), self.width, self.multipliers, self.blocks, self.groups)
         return nn.Dense(self.code_dim, name="code")(h.reshape(len(h), -1))
+
+
+class MapEncoder(nn.Module):
+    """Image -> code that is one or several small images, by convolutions: (b, h, w, c) -> (b, code_dim).
+
+    As the `ConvEncoder`, but a pixel of the smallest map gives ``channels`` numbers of each small image, (h', w', channels), and the
+    code has these one after the other: a mean, then a log-variance. The first stage of latent diffusion (Rombach et al. 2022, arXiv
+    2112.10752, section 3.1), by whose kind of code any size of image goes.
+
+    Raises:
+        ValueError: if the height or width is not a multiple of 2**(levels - 1).
+    """
+
+    code_dim: int
+    channels: int
+    width: int = 32
+    multipliers: Sequence[int] = (1, 2, 2)
+    blocks: int = 1
+    groups: int = 8
+
+    @nn.compact
+    def __call__(self, x, context=None):
+        h = _down(_with_maps(x, context), self.width, self.multipliers, self.blocks, self.groups)
+        b, height, width, _ = h.shape
+        images = self.code_dim // (height * width * self.channels)
+        code = nn.Dense(images * self.channels, name="code")(h).reshape(b, height, width, images, self.channels)
+        return code.transpose(0, 3, 1, 2, 4).reshape(b, self.code_dim)
 
 
 class ConvDecoder(nn.Module):
@@ -108,16 +125,60 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z, context=None):
         height, width = smallest_size(self.shape[:2], len(self.multipliers))
-        channels = [self.width * multiplier for multiplier in self.multipliers]
-        h = nn.Dense(height * width * channels[-1], name="code")(_with(z, context))
-        h = h.reshape(len(z), height, width, channels[-1])
-        for level in reversed(range(len(channels))):
-            for i in range(self.blocks):
-                h = ResidualPair(self.groups, name=f"block{level}_{i}")(h)
-            if level > 0:
-                h = Conv3x3(channels[level - 1], upsample=True, name=f"level{level}")(h)
-        h = GroupNorm(self.groups, silu=True, name="norm_out")(h)
-        return Conv3x3(self.shape[-1], name="pixels")(h)
+        channels = self.width * self.multipliers[-1]
+        h = nn.Dense(height * width * channels, name="code")(_with(z, context))
+        h = h.reshape(len(z), height, width, channels)
+        return _up(h, self.shape[-1], self.width, self.multipliers, self.blocks, self.groups)
+
+
+class MapDecoder(nn.Module):
+    """Code that is a small image -> pixels, by convolutions: (b, h' w' channels) -> (b, *shape). The `MapEncoder` backwards.
+
+    Raises:
+        ValueError: if the height or width of ``shape`` is not a multiple of 2**(levels - 1).
+    """
+
+    shape: Sequence[int]
+    channels: int
+    width: int = 32
+    multipliers: Sequence[int] = (1, 2, 2)
+    blocks: int = 1
+    groups: int = 8
+
+    @nn.compact
+    def __call__(self, z, context=None):
+        height, width = smallest_size(self.shape[:2], len(self.multipliers))
+        z = _with_maps(z.reshape(len(z), height, width, self.channels), context)
+        h = Conv3x3(self.width * self.multipliers[-1], name="code")(z)
+        return _up(h, self.shape[-1], self.width, self.multipliers, self.blocks, self.groups)
+
+
+def _down(h, width, multipliers, blocks, groups):
+    """(b, h, w, c) to the smallest map. To be called inside a module, whose submodules it makes."""
+    smallest_size(h.shape[1:3], len(multipliers))
+    for level, multiplier in enumerate(multipliers):
+        h = Conv3x3(width * multiplier, stride=1 if level == 0 else 2, name=f"level{level}")(h)
+        for i in range(blocks):
+            h = ResidualPair(groups, name=f"block{level}_{i}")(h)
+    return GroupNorm(groups, silu=True, name="norm_out")(h)
+
+
+def _up(h, out_channels, width, multipliers, blocks, groups):
+    """`_down` backwards, to pixels. To be called inside a module."""
+    for level in reversed(range(len(multipliers))):
+        for i in range(blocks):
+            h = ResidualPair(groups, name=f"block{level}_{i}")(h)
+        if level > 0:
+            h = Conv3x3(width * multipliers[level - 1], upsample=True, name=f"level{level}")(h)
+    h = GroupNorm(groups, silu=True, name="norm_out")(h)
+    return Conv3x3(out_channels, name="pixels")(h)
+
+
+def _with_maps(x, context):
+    """x (b, h, w, c) with the context, (b, e), as further channels, the same everywhere."""
+    if context is None:
+        return x
+    return jnp.concatenate([x, jnp.broadcast_to(context[:, None, None, :], (*x.shape[:3], context.shape[-1]))], axis=-1)
 
 
 def _with(x, context):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.autoencoder import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, ResidualPair
+from jaxgen.models.autoencoder import (
+    ConvDecoder,
+    ConvEncoder,
+    MapDecoder,
+    MapEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    ResidualPair,
+)
 from jaxgen.models.layers import smallest_size
 
 
@@ -57,6 +65,25 @@ def test_a_context_changes_what_comes_out_and_only_of_its_own_row(kind):
         assert np.any(before != after, axis=1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("context", [None, jnp.ones((5, 4))])
+def test_a_map_encoder_makes_small_images_and_a_map_decoder_images_of_them(context):
+    options = {"channels": 3, "width": 4, "multipliers": (1, 2), "groups": 2}
+    mean_and_logvar = 2 * (4 * 6 * 3)
+    assert shape_of(MapEncoder(mean_and_logvar, **options), jnp.zeros((5, 8, 12, 1)), context) == (5, mean_and_logvar)
+    assert shape_of(MapDecoder((8, 12, 1), **options), jnp.zeros((5, 4 * 6 * 3)), context) == (5, 8, 12, 1)
+
+
+def test_a_code_of_a_map_encoder_is_a_whole_small_image_and_then_the_next():
+    encoder, x = MapEncoder(2 * (4 * 4 * 3), 3, width=4, multipliers=(1, 2), groups=2), normal(0, 2, 8, 8, 1)
+    code, variables = jax.jit(encoder.init_with_output)(jax.random.key(1), x)
+    kernel = variables["params"]["code"]["kernel"]
+    variables["params"]["code"]["kernel"] = kernel.at[:, 3:].set(0)  # of the second image nothing is left
+    first, second = jnp.split(encoder.apply(variables, x), 2, axis=1)
+    np.testing.assert_allclose(first, code[:, : 4 * 4 * 3], rtol=1e-5, atol=1e-6)
+    assert (code[:, 4 * 4 * 3 :] != 0).all()
+    assert (second == 0).all()
+
+
 @pytest.mark.parametrize(("activation", "formula"), [(nn.silu, lambda h: h / (1 + np.exp(-h))), (jnp.tanh, np.tanh)])
 def test_a_fully_connected_network_is_its_formula_and_an_encoder_sees_black_as_0(activation, formula):
     encoder, decoder = MLPEncoder(3, (7, 5), activation), MLPDecoder((2, 3, 1), (7, 5), activation)
@@ -103,6 +130,10 @@ def test_images_that_do_not_halve_so_often_are_refused_with_the_multiple_that_do
         shape_of(ConvEncoder(3, **options), jnp.zeros((1, *size, 1)))
     with pytest.raises(ValueError, match=said):
         shape_of(ConvDecoder((*size, 1), **options), jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match=said):
+        shape_of(MapEncoder(8, 2, **options), jnp.zeros((1, *size, 1)))
+    with pytest.raises(ValueError, match=said):
+        shape_of(MapDecoder((*size, 1), 2, **options), jnp.zeros((1, 8)))
 
 
 def test_the_smallest_size_is_the_size_halved_level_by_level():
