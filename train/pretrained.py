@@ -8,6 +8,7 @@ import numpy as np
 
 from train.common import clip_tokenizer, diffusers_folder
 from train.common.errors import UserError, in_words
+from train.common.tokenizer import Tokenizer
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
 
@@ -34,7 +35,7 @@ class Checkpoint(NamedTuple):
     autoencoder: Any
     """`Autoencoder`, in float32: half precision is seen in what it decodes."""
     chain: Chain
-    tokenizer: clip_tokenizer.Tokenizer
+    tokenizer: Tokenizer
     side: int
     """Pixels along the sides of the images it was trained with."""
     low_resolution: Any = None

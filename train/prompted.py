@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 from tqdm import tqdm
 
 from train import edits, pretrained
-from train.common import clip_tokenizer
 from train.common.errors import UserError, in_words
+from train.common.tokenizer import Tokenizer
 from train.denoising import Drawing
 from train.pretrained import Checkpoint
 
@@ -223,7 +223,7 @@ def draw(options: Options, checkpoint: Checkpoint, task: Task, on: Sequence, set
     return written
 
 
-def say_what_is_cut(options: Options, tokenizer: clip_tokenizer.Tokenizer) -> None:
+def say_what_is_cut(options: Options, tokenizer: Tokenizer) -> None:
     """Prints, for people, the end of a prompt that the text encoder cannot take."""
     for name, prompt in (("prompt", options.prompt), ("negative prompt", options.negative_prompt)):
         if rest := tokenizer.rest(prompt):

@@ -5,15 +5,14 @@ A byte-level byte-pair encoding of the lower-cased text (Radford et al. 2021, ar
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from train.common.errors import UserError, one_line
+from train.common.tokenizer import Tokenizer
 
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What is encoded as a unit: an English ending, a run of letters, one digit, a run of other signs."""
@@ -24,36 +23,6 @@ SPECIAL = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-
-
-class Tokenizer(NamedTuple):
-    """Prompts to ids: call `encode`."""
-
-    backend: tokenizers.Tokenizer
-    begin: int
-    end: int
-    pad: int
-    length: int
-    """Ids per prompt, begin and end included."""
-
-    def encode(self, prompts: Sequence[str]) -> np.ndarray:
-        """Begin, the prompt's tokens, end, padding: int32 (number of prompts, length). What does not fit is cut, before the end."""
-        rows = [[self.begin, *self._tokens(prompt)[: self.length - 2], self.end] for prompt in prompts]
-        return np.array([row + [self.pad] * (self.length - len(row)) for row in rows], np.int32).reshape(
-            -1, self.length
-        )
-
-    def cut(self, prompt: str) -> int:
-        """How many tokens of the prompt do not fit."""
-        return max(0, len(self._tokens(prompt)) - (self.length - 2))
-
-    def rest(self, prompt: str) -> str:
-        """The end of the prompt that does not fit, "" if all of it does."""
-        offsets = self.backend.encode(prompt, add_special_tokens=False).offsets[self.length - 2 :]
-        return prompt[offsets[0][0] :] if offsets else ""
-
-    def _tokens(self, prompt):
-        return self.backend.encode(prompt, add_special_tokens=False).ids
 
 
 def read(folder: Path) -> Tokenizer:

@@ -38,7 +38,7 @@ def load(path: str, image_size: int | None) -> sources.Source:
         raise UserError(
             f"there is no folder {path!r}; write --dataset folder:PATH with the path of a folder of pictures"
         )
-    files = _pictures(root)
+    files = pictures(root)
     if not files:
         raise UserError(f"no pictures in the folder {path!r} (looked for {' '.join(SUFFIXES)}, subfolders included)")
     grey = all(_for_each(root, files, _is_grey, "looking at pictures"))
@@ -77,7 +77,7 @@ def load(path: str, image_size: int | None) -> sources.Source:
     return sources.Source(name, shape, len(files), class_names, fingerprint, read)
 
 
-def _pictures(root: Path) -> list[str]:
+def pictures(root: Path) -> list[str]:
     """Paths relative to `root`, with "/", sorted."""
     found = []
     for folder, subfolders, names in os.walk(root):

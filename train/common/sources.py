@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 T = TypeVar("T")
+Column = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Of a data set: indices (b,), the labels there (b,) -> (b, ...)."""
 
 # A set that takes more than this when decoded stays in its files, and is decoded batch by batch.
 IN_MEMORY_BYTES = 4 * 2**30
@@ -32,8 +34,8 @@ class Source:
     sizes where it is decoded batch by batch."""
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = dataclasses.field(repr=False)
     """indices (b,) -> images uint8 (b, h, w, c) or points float32 (b, 2), labels int32 (b,)."""
-    columns: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
-    """Further columns, by name: indices (b,) -> (b, ...)."""
+    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict, repr=False)
+    """Further columns, by name."""
     row_bytes: int = 0
     """Bytes of a row of these together."""
 
@@ -64,7 +66,7 @@ class Source:
         """
         indices = np.asarray(indices)
         examples, labels = self.read(indices)
-        further = {name: column(indices) for name, column in self.columns.items()}
+        further = {name: column(indices, labels) for name, column in self.columns.items()}
         return {"point" if self.is_points else "image": examples, "label": labels, **further}
 
 
@@ -81,12 +83,12 @@ def in_memory(name: str, examples: np.ndarray, labels: np.ndarray, class_names: 
     )
 
 
-def with_column(source: Source, name: str, column: Callable[[np.ndarray], np.ndarray], fingerprint: str) -> Source:
-    """The data set with one more column: indices (b,) -> (b, ...), whose content has this fingerprint."""
+def with_column(source: Source, name: str, column: Column, fingerprint: str) -> Source:
+    """The data set with one more column, whose content has this fingerprint."""
     return dataclasses.replace(
         source,
         columns={**source.columns, name: column},
-        row_bytes=source.row_bytes + column(np.zeros(1, np.int32)).nbytes,
+        row_bytes=source.row_bytes + column(np.zeros(1, np.int32), np.zeros(1, np.int32)).nbytes,
         fingerprint=digest(f"{source.fingerprint} {name} {fingerprint}".encode()),
     )
 
