@@ -218,7 +218,17 @@ def build(config: Any, model: Model) -> Any:
 
 
 def unet(network: Network, chain: Chain, channels: int, num_classes: int = 0) -> Any:
-    """The network for x_0 of so many channels, told labels of so many classes."""
+    """The network for x_0 of so many channels, told labels of so many classes.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+    check_ranges(
+        ("width", network.width, 1, math.inf),
+        ("blocks", network.blocks, 1, math.inf),
+        ("patch", network.patch, 1, math.inf),
+        ("dropout", network.dropout, 0.0, 0.99),
+    )
     import jax.numpy as jnp
 
     from jaxgen.models.unet import UNet
@@ -239,19 +249,15 @@ def unet(network: Network, chain: Chain, channels: int, num_classes: int = 0) ->
 
 
 def _check(config, model):
-    network, chain, optimizer = config.network, config.chain, config.optimizer
+    chain, optimizer = config.chain, config.optimizer
     check_ranges(
         ("num-timesteps", chain.num_timesteps, 2, math.inf),
-        ("width", network.width, 1, math.inf),
-        ("blocks", network.blocks, 1, math.inf),
-        ("patch", network.patch, 1, math.inf),
         ("pieces", config.pieces, 1, math.inf),
         ("warmup-steps", optimizer.warmup_steps, 0, math.inf),
         ("decay-steps", optimizer.decay_steps, 0, math.inf),
         ("learning-rate", optimizer.learning_rate, 1e-12, math.inf),
         ("clip-norm", optimizer.clip_norm, 1e-12, math.inf),
         ("ema-decay", optimizer.ema_decay, 0.0, 1.0),
-        ("dropout", network.dropout, 0.0, 0.99),
         ("min-snr", 1.0 if chain.min_snr is None else chain.min_snr, 1e-12, math.inf),
     )
     guidable = model.untold is not None

@@ -47,6 +47,8 @@ def recipe_module(run: Path, description: dict) -> Any:
             from train import cvae_gan as module
         case "ddpm":
             from train import ddpm as module
+        case "latent_diffusion":
+            from train import latent_diffusion as module
         case other:
             raise UserError(f"{run} is a run of train.{other}, which this version does not know")
     return module

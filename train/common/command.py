@@ -41,17 +41,16 @@ def main(
     config: Any,
     recipe: Callable,
     points: bool = False,
-    furnish: Callable[[Any, Any], Any] | None = None,
-    basis: Callable[[Any, dict | None], Any] | None = None,
+    prepare: Callable[[Any, Any, dict | None], tuple[Any, Any]] | None = None,
 ) -> int:
     """Train recipe(config, shape, num_classes), which takes images (h, w, c) and, if `points`, also points (2,). Returns the process's
     exit status.
 
     Args:
-        furnish: config, the data set -> the same with the further columns that the recipe needs.
-        basis: config, what the run in the folder stands on or None -> the `recipe.Basis`, whose ``about`` the recipe then also takes.
+        prepare: config, the data set, what the run in the folder stands on or None -> the data set with the further columns that the
+            recipe needs, and the `recipe.Basis` that it stands on, whose ``about`` the recipe then also takes.
     """
-    return reporting_errors(lambda: _train(name, config, recipe, points, furnish, basis))
+    return reporting_errors(lambda: _train(name, config, recipe, points, prepare))
 
 
 def reporting_errors(action: Callable[[], int]) -> int:
@@ -85,7 +84,7 @@ def _leave_at_once_if_not_alone():
         os._exit(1)  # a polite exit would wait minutes for the other hosts, which wait for this one
 
 
-def _train(name, config, recipe, points, furnish, basis):
+def _train(name, config, recipe, points, prepare):
     job = config.job
     _check(job)
     from train.common import devices
@@ -102,10 +101,9 @@ def _train(name, config, recipe, points, furnish, basis):
         raise UserError(
             f"{source.name} holds points of the plane, and train.{name} is for images; train.gan and train.wgan_gp take points"
         )
-    if furnish is not None:
-        source = furnish(config, source)
-    folder = Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
-    stands = None if basis is None else basis(config, _begun(folder).get("basis"))
+    folder, stands = run_folder(name, job), None
+    if prepare is not None:
+        source, stands = prepare(config, source, _begun(folder).get("basis"))
     built = recipe(config, source.shape, source.num_classes, *(() if stands is None else (stands.about,)))
     if devices.leads():
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
@@ -130,6 +128,11 @@ def _check(job):
         raise UserError(f"--seed must not be negative; got {job.seed}")
     if job.max_hours is not None and not job.max_hours > 0:
         raise UserError(f"--max-hours must be more than 0; got {job.max_hours}")
+
+
+def run_folder(name: str, job: Any) -> Path:
+    """Where a run of this recipe is kept."""
+    return Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
 
 
 def _begun(folder: Path) -> dict:

@@ -51,12 +51,12 @@ def select(accelerator: str, num_devices: int | None) -> list[jax.Device]:
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other hosts of the run, if there are any; before anything touches a device.
+    """Join the other hosts of the run, if there are any and this is the first time; before anything touches a device.
 
     Raises:
         UserError: if they cannot be reached.
     """
-    if coordinator is None:
+    if coordinator is None or jax.distributed.is_initialized():
         return
     try:
         if coordinator == "auto":

@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
         if embedding is not None:
             shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(embedding))
             h = h + shift[:, None, None, :]
-        h = Conv3x3(self.features, dtype=self.dtype, name="conv2")(norm("norm2")(h))
+        h = Conv3x3(self.features, kernel_init=zeros, dtype=self.dtype, name="conv2")(norm("norm2")(h))
         if x.shape[-1] != self.features:
             x = Conv1x1(self.features, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.layers import GroupNorm
+from jaxgen.models.layers import GroupNorm, zeros
 from jaxgen.models.stable_diffusion.attention import attend_in_turns
 from jaxgen.models.stable_diffusion.layers import Conv1x1
 
@@ -92,4 +92,4 @@ class Transformer(nn.Module):
         for i in range(self.blocks):
             block = TransformerBlock(self.heads, self.only_cross_attention, self.dtype, name=f"transformer_blocks.{i}")
             y = block(y, context)
-        return x + projection(c, dtype=self.dtype, name="proj_out")(y.reshape(b, h, w, c))
+        return x + projection(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(y.reshape(b, h, w, c))

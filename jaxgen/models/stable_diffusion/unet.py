@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.layers import Conv3x3, GroupNorm
+from jaxgen.models.layers import Conv3x3, GroupNorm, zeros
 from jaxgen.models.stable_diffusion import options as config_options
 from jaxgen.models.stable_diffusion.layers import upsample
 from jaxgen.models.stable_diffusion.trunk import ONLY, UNDERSTOOD, TrunkConfig, attending, stage, trunk, trunk_config
@@ -59,7 +59,8 @@ class UNet(nn.Module):
 
     ``labels``, int32 (b,), where the configuration has classes. ``residuals``, from one or several ControlNets, are what is added to
     the skip connections, first layer first, and to the middle: ([(b, h', w', c') ...], (b, h'', w'', c'')). Any height and width will do;
-    each level has half of them, rounded up.
+    each level has half of them, rounded up. As in the official code, the last convolution, the second one of each residual block and
+    the end of each transformer start at zero, and so does what a fresh network predicts.
 
     Raises:
         ValueError: for another number of channels, or labels without classes or the other way round.
@@ -86,7 +87,8 @@ class UNet(nn.Module):
             if level > 0:
                 h = upsample(h, skips[-1].shape[1:3], dtype, f"{block}.upsamplers.0.conv")
         norm = GroupNorm(config.groups, silu=True, epsilon=config.epsilon, dtype=dtype, name="conv_norm_out")
-        return Conv3x3(self.config.out_channels, dtype=dtype, name="conv_out")(norm(h)).astype(jnp.float32)
+        conv_out = Conv3x3(self.config.out_channels, kernel_init=zeros, dtype=dtype, name="conv_out")
+        return conv_out(norm(h)).astype(jnp.float32)
 
 
 def unet_shapes(config: UNetConfig):
