@@ -22,7 +22,7 @@ NEIGHBOURS = 12
 def compare(
     run: Path,
     description: dict,
-    draw: Callable[[Any], Any],
+    draw: Callable[[int], Any],
     num: int,
     data_dir: str | None,
     inception: Callable[[Any], Any] | None = None,
@@ -31,7 +31,7 @@ def compare(
     FID alone; else beside it the picture RUN/samples/neighbours.png: samples, and the training images nearest to each.
 
     Args:
-        draw: labels, int32 (n,), -> images (n, h, w, c) in [-1, 1].
+        draw: n -> images (n, h, w, c) in [-1, 1].
         inception: images -> features (n, d) of Inception, where the FID is wanted.
 
     Raises:
@@ -50,7 +50,7 @@ def compare(
             f"{run} is a run on {about['name']}; samples are compared with data by a classifier of their labels, and these have none; "
             "with --inception-weights FILE they are compared by the FID"
         )
-    train, test = _splits(description, data_dir)
+    train, test = trained.images(description, "train", data_dir), trained.test_images(description, data_dir)
     most = len(train) // 2 if test is None else min(len(test), len(train) // 2)
     if num > most:
         raise UserError(f"--compare must be at most {most:,}, to have as many images of each kind; got {num:,}")
@@ -61,7 +61,7 @@ def compare(
         return images.to_unit_range(source.rows(rows)["image"])
 
     reference = real(train, 0)
-    sets = {"samples": draw(trained.labels_in_turn(description, num))}
+    sets = {"samples": draw(num)}
     if test is not None:
         sets["test images"] = real(test, 0)
     sets["other training images"] = real(train, num)
@@ -101,12 +101,3 @@ def _judged(run, judge, reference, sets, num_classes):
         found[name] = {"kernel_distance": {"mean": kernel, "standard_error": error}}
         found[name] |= {key: {"mean": value} for key, value in numbers.items()}
     return found
-
-
-def _splits(description, data_dir):
-    """The training images, and the test images where the data set has some of its own."""
-    train = trained.images(description, "train", data_dir)
-    try:
-        return train, trained.images(description, "test", data_dir)
-    except UserError:
-        return train, None

@@ -9,7 +9,6 @@ import json
 import math
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,7 +91,11 @@ def evaluate(options: Options) -> dict[str, dict]:
     if recipe.evaluate is not None and (options.samples or not options.compare):
         found[options.split] = _likelihood(options, description, recipe, state, step, on)
     if options.compare:
-        draw = partial(trained.draw, description, recipe.sample, state, on, seed=options.seed)
+
+        def draw(num):
+            rows = trained.rows(description, recipe, num, options.data_dir)
+            return trained.draw(recipe.sample, state, on, rows, seed=options.seed)
+
         compared = comparison.compare(options.run, description, draw, options.compare, options.data_dir, features)
         for name, estimates in compared.items():
             about = {"split": name, "seed": options.seed, "num_images": options.compare, "step": step, **weights}

@@ -86,15 +86,14 @@ def sample(options: Options) -> list[Path]:
     from train.common import pictures, scatter
 
     state, step = trained.restore(options.run, description, recipe, on)
-    labels = trained.labels_in_turn(description, options.num)
+    rows = trained.rows(description, recipe, options.num)
     if options.label is not None:
-        labels = np.full_like(labels, options.label)
-    draw, given = recipe.sample, {}
+        rows["label"] = np.full_like(rows["label"], options.label)
+    draw = recipe.sample
     if options.edit != Edit():
         draw, given = _editing(recipe, options.edit, description["data"]["shape"])
-    drawn = trained.draw(
-        description, draw, state, on, labels, seed=options.seed, batch_size=options.batch_size, given=given
-    )
+        rows |= {name: np.broadcast_to(value, (options.num, *value.shape)) for name, value in given.items()}
+    drawn = trained.draw(draw, state, on, rows, seed=options.seed, batch_size=options.batch_size)
 
     out = options.out or options.run / "samples"
     text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -67,6 +66,14 @@ def images(description: dict, split: str, data_dir: str | None) -> Any:
     return data.load(job["dataset"], data_dir=directory, image_size=job["image_size"], split=split)
 
 
+def test_images(description: dict, data_dir: str | None) -> Any | None:
+    """The images of the test split, as by `images`; None if the data set has none."""
+    try:
+        return images(description, "test", data_dir)
+    except UserError:
+        return None
+
+
 def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[Any, int]:
     """The state of the run's newest sound checkpoint, whole on every device, and its step.
 
@@ -126,21 +133,44 @@ def labels_in_turn(description: dict, num: int) -> Any:
     return np.arange(num, dtype=np.int32) % max(1, description["data"]["num_classes"])
 
 
+def rows(description: dict, recipe: Any, num: int, data_dir: str | None = None) -> dict[str, Any]:
+    """So many rows for the recipe's ``sample`` to draw images of: the classes in turn; or rows of the data, where it looks at more.
+
+    They are of the test images, else of the training images, in an order of seed 0 from its end: what is compared with the first of
+    these is then not drawn of them.
+    """
+    import numpy as np
+
+    from train.common import data
+
+    if not recipe.draws_of_data:
+        return rows_of_labels(description, labels_in_turn(description, num))
+    source = test_images(description, data_dir) or images(description, "train", data_dir)
+    return source.rows(np.resize(data.indices(0, 0, len(source), len(source))[::-1], num))
+
+
+def rows_of_labels(description: dict, labels: Any) -> dict[str, Any]:
+    """Rows with these labels, int32 (n,), and blank images, or points."""
+    import numpy as np
+
+    shape = description["data"]["shape"]
+    name, blank = ("point", np.float32(0)) if len(shape) == 1 else ("image", np.uint8(0))
+    return {name: np.broadcast_to(blank, (len(labels), *shape)), "label": labels}
+
+
 def draw(
-    description: dict,
     sample: Callable,
     state: Any,
     on: Sequence,
-    labels: Any,
+    rows: Mapping[str, Any],
     *,
     seed: int,
     batch_size: int = BATCH,
-    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """An image for each of the labels, int32 (n,): float32 (n, h, w, c) in [-1, 1]; or a point, (n, 2). By a recipe's ``sample``, or
-    another function of (state, batch, key), whose batch has what is given in every row.
+    """An image for each of the rows, columns of length n by name: float32 (n, h, w, c) in [-1, 1]; or a point, (n, 2). By a recipe's
+    ``sample``, or another function of (state, batch, key).
 
-    Number i depends on the seed, its label and the batch size.
+    Number i depends on the seed, its row and the batch size.
     """
     import jax
     import numpy as np
@@ -149,13 +179,10 @@ def draw(
     from train.common.recipe import root_key
 
     program, key = gallery.drawer(sample, on), root_key(seed, "sample")
-    size, shape = min(len(labels), batch_size), description["data"]["shape"]
-    of_a_point = len(shape) == 1
-    blank = np.zeros((size, *shape), np.float32 if of_a_point else np.uint8)
-    given = {name: np.broadcast_to(value, (size, *np.shape(value))) for name, value in given.items()}
-    drawn = []
-    for i in tqdm(range(-(-len(labels) // size)), unit="batch", disable=None):
-        rows = np.resize(labels[i * size : (i + 1) * size], size)  # one shape for all batches
-        batch = {"point" if of_a_point else "image": blank, "label": rows, **given}
+    num = len(rows["label"])
+    size, drawn = min(num, batch_size), []
+    for i in tqdm(range(-(-num // size)), unit="batch", disable=None):
+        these = np.resize(np.arange(i * size, min((i + 1) * size, num)), size)  # one shape for all batches
+        batch = {name: column[these] for name, column in rows.items()}
         drawn.append(program(state, batch, jax.random.fold_in(key, i)))
-    return np.concatenate(drawn)[: len(labels)]
+    return np.concatenate(drawn)[:num]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +27,7 @@ class Options:
 
 
 def drawer(options: Options, description: dict) -> tuple[Callable, int]:
-    """`trained.draw` of labels, of the run with this `config.read`, and the step of its newest sound checkpoint, which draws.
+    """What draws images of labels, so many at a time, by the run with this `config.read`; and the step of its newest sound checkpoint.
 
     Raises:
         UserError: if the run has none, or there is no such accelerator.
@@ -39,4 +38,9 @@ def drawer(options: Options, description: dict) -> tuple[Callable, int]:
     on = devices.select(options.accelerator, 1)
     devices.use_compilation_cache()
     state, step = trained.restore(options.run, description, recipe, on)
-    return partial(trained.draw, description, recipe.sample, state, on, seed=options.seed), step
+
+    def draw(labels, batch_size=trained.BATCH):
+        rows = trained.rows_of_labels(description, labels)
+        return trained.draw(recipe.sample, state, on, rows, seed=options.seed, batch_size=batch_size)
+
+    return draw, step

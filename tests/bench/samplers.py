@@ -91,8 +91,8 @@ def main(options: Options) -> int:
 
         recipe = trained.recipe(options.run, description, change)
         state, _ = trained.restore(options.run, description, recipe, on)
-        labels = trained.labels_in_turn(description, options.num)
-        return trained.draw(description, recipe.sample, state, on, labels, seed=options.seed, batch_size=500)
+        rows = trained.rows(description, recipe, options.num)
+        return trained.draw(recipe.sample, state, on, rows, seed=options.seed, batch_size=500)
 
     print(f"{options.run}, {options.num:,} samples against as many training images, seed {options.seed}")
     print(f"other training images: {distance(real(options.num)):.2f}", flush=True)

@@ -201,7 +201,7 @@ def test_of_training_images_the_nearest_training_images_are_themselves(tmp_path,
     source = data.load("digits")
     copies = images.to_unit_range(source.rows(data.indices(0, 0, 50, len(source)))["image"])
     description = config.read(tmp_path)
-    found = comparison.compare(tmp_path, description, lambda labels: copies, 50, None)
+    found = comparison.compare(tmp_path, description, lambda num: copies, 50, None)
     np.testing.assert_allclose(found["samples"]["nearest_distance"]["mean"], 0, atol=1e-3)
     assert found["other training images"]["nearest_distance"]["mean"] > 1
 

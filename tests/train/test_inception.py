@@ -79,7 +79,7 @@ def test_the_fid_of_a_set_with_itself_is_0_also_of_fewer_images_than_features():
 def test_the_fid_of_training_images_is_0_and_that_of_others_is_the_floor(unlabelled, pixels):
     source = data.load("digits")
     copies = images.to_unit_range(source.rows(data.indices(0, 0, 300, len(source)))["image"])
-    found = comparison.compare(unlabelled, config.read(unlabelled), lambda labels: copies, 300, None, pixels)
+    found = comparison.compare(unlabelled, config.read(unlabelled), lambda num: copies, 300, None, pixels)
     assert {name: list(estimates) for name, estimates in found.items()} == {
         "samples": ["fid"],
         "other training images": ["fid"],
@@ -109,9 +109,7 @@ def test_data_with_labels_are_compared_by_both(tmp_path, pixels, monkeypatch):
         comparison, "_judged", lambda run, judge, reference, sets, classes: {name: {"a": 1} for name in sets}
     )
     monkeypatch.setattr("train.classifier.train", lambda source: (None, None))
-    found = comparison.compare(
-        tmp_path, config.read(tmp_path), lambda labels: np.zeros((20, 8, 8, 1)), 20, None, pixels
-    )
+    found = comparison.compare(tmp_path, config.read(tmp_path), lambda num: np.zeros((num, 8, 8, 1)), 20, None, pixels)
     assert [list(estimates) for estimates in found.values()] == [["a", "fid"]] * 2
 
 

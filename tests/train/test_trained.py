@@ -42,7 +42,8 @@ def test_what_is_drawn_of_a_label_depends_on_its_place_and_on_the_batch_size_and
     assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
 
     def draw(labels, **options):
-        return trained.draw(description, recipe.sample, state, on, labels, **{"seed": 0, "batch_size": 5, **options})
+        rows = trained.rows_of_labels(description, labels)
+        return trained.draw(recipe.sample, state, on, rows, **{"seed": 0, "batch_size": 5, **options})
 
     images = draw(labels)
     assert images.shape == (12, 8, 8, 1)

@@ -52,6 +52,8 @@ class Recipe(NamedTuple):
     edit: Callable[[State, dict, jax.Array, float, int], jax.Array] | None = None
     """state, batch, key, strength, resamplings -> images like those of the batch, changed so far; or with their part where the batch's
     "mask", (b, h, w, 1), is 1, gone over so often."""
+    draws_of_data: bool = False
+    """Whether ``sample`` looks at more of a batch than labels: then whoever draws gives it rows of the data."""
     convolutions: bool = True
     """Whether a step has convolutions, which decides where a loop over steps pays."""
     minibatches: int = 1
