@@ -30,6 +30,7 @@ class UNet(nn.Module):
 
     Call ``unet.apply({"params": params}, x, t, keys, labels)``. ``keys``, (b,) typed keys, one for each example, switch dropout on; each
     residual block folds its own number into them, and a mask depends on nothing but its example's key and that number.
+    ``residuals`` are what a `controlnet.ControlNet` says to add to the skip connections, the first layer's first, and to the middle.
 
     A network with classes takes ``labels``, (b,) in {0, ..., num_classes}; the last of them, num_classes, is no label. Each adds a vector
     of its own to the embedding of the timestep.
@@ -66,56 +67,80 @@ class UNet(nn.Module):
     """Precision of convolutions and matrix products; parameters and the output are float32."""
 
     @nn.compact
-    def __call__(self, x, t, keys=None, labels=None):
-        b, height, width, _ = x.shape
-        smallest_size((height, width), len(self.multipliers), self.patch)
-        p = self.patch
-        x = (
-            x.reshape(b, height // p, p, width // p, p, -1)
-            .transpose(0, 1, 3, 2, 4, 5)
-            .reshape(b, height // p, width // p, -1)
-        )
-        dtype, groups = self.dtype, self.groups
-        channels = [self.width * multiplier for multiplier in self.multipliers]
-        numbers = itertools.count()
+    def __call__(self, x, t, keys=None, labels=None, residuals=None):
+        h, skips, stage = trunk(self, x, t, keys, labels)
+        if residuals is not None:
+            to_skips, to_middle = residuals
+            skips = [skip + y.astype(skip.dtype) for skip, y in zip(skips, to_skips, strict=True)]
+            h += to_middle.astype(h.dtype)
 
-        embedding = timestep_embedding(t, self.width)
-        embedding = nn.Dense(4 * self.width, dtype=dtype, kernel_init=glorot, name="time1")(embedding)
-        embedding = nn.Dense(4 * self.width, dtype=dtype, kernel_init=glorot, name="time2")(nn.silu(embedding))
-        if self.num_classes:
-            embedding += nn.Embed(self.num_classes + 1, 4 * self.width, dtype=dtype, name="label")(labels)
-
-        def residual(h, features, name):
-            block = ResidualBlock(features, self.dropout, groups, dtype, name=name)
-            return block(h, embedding, fold_in(keys, next(numbers)))
-
-        def attend(h, name):
-            return SelfAttention(self.head_dim, groups, dtype, name=name)(h)
-
-        def stage(h, features, name):
-            h = residual(h, features, name)
-            return attend(h, f"{name}_attention") if h.shape[1] in self.attention else h
-
-        h = Conv3x3(self.width, dtype=dtype, name="conv_in")(x)
-        skips = [h]
-        for level, features in enumerate(channels):
-            for i in range(self.blocks):
-                h = stage(h, features, f"down{level}_{i}")
-                skips.append(h)
-            if level < len(channels) - 1:
-                h = Conv3x3(features, stride=2, dtype=dtype, name=f"downsample{level}")(h)
-                skips.append(h)
-
-        h = residual(h, channels[-1], "middle_0")
-        h = attend(h, "middle_attention")
-        h = residual(h, channels[-1], "middle_1")
-
-        for level, features in reversed(list(enumerate(channels))):
+        dtype, p = self.dtype, self.patch
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            features = self.width * multiplier
             for i in range(self.blocks + 1):
                 h = stage(jnp.concatenate([h, skips.pop()], axis=-1), features, f"up{level}_{i}")
             if level > 0:
                 h = Conv3x3(features, upsample=True, dtype=dtype, name=f"upsample{level}")(h)
 
-        h = GroupNorm(groups, silu=True, dtype=dtype, name="norm_out")(h)
+        h = GroupNorm(self.groups, silu=True, dtype=dtype, name="norm_out")(h)
         h = Conv3x3(p * p * self.out_channels, kernel_init=zeros, dtype=dtype, name="conv_out")(h).astype(jnp.float32)
-        return h.reshape(b, height // p, width // p, p, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, -1)
+        b, height, width, _ = h.shape
+        return h.reshape(b, height, width, p, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, p * height, p * width, -1)
+
+
+def trunk(net, x, t, keys=None, labels=None, hint=None):
+    """The way down and the middle of this `UNet`, which its control branch has too. To be called inside a module, whose submodules it
+    makes.
+
+    Args:
+        hint: (b, h / patch, w / patch, width), to be added to the first layer's output.
+
+    Returns:
+        The middle's output; those of the layers before it, the first layer's first; and the function h, features, name -> h of
+        a residual block and, at the heights that have it, self-attention, which numbers the blocks for their dropout.
+    """
+    smallest_size(x.shape[1:3], len(net.multipliers), net.patch)
+    dtype, groups = net.dtype, net.groups
+    channels = [net.width * multiplier for multiplier in net.multipliers]
+    numbers = itertools.count()
+
+    embedding = timestep_embedding(t, net.width)
+    embedding = nn.Dense(4 * net.width, dtype=dtype, kernel_init=glorot, name="time1")(embedding)
+    embedding = nn.Dense(4 * net.width, dtype=dtype, kernel_init=glorot, name="time2")(nn.silu(embedding))
+    if net.num_classes:
+        embedding += nn.Embed(net.num_classes + 1, 4 * net.width, dtype=dtype, name="label")(labels)
+
+    def residual(h, features, name):
+        block = ResidualBlock(features, net.dropout, groups, dtype, name=name)
+        return block(h, embedding, fold_in(keys, next(numbers)))
+
+    def attend(h, name):
+        return SelfAttention(net.head_dim, groups, dtype, name=name)(h)
+
+    def stage(h, features, name):
+        h = residual(h, features, name)
+        return attend(h, f"{name}_attention") if h.shape[1] in net.attention else h
+
+    h = Conv3x3(net.width, dtype=dtype, name="conv_in")(squares(x, net.patch))
+    if hint is not None:
+        h += hint
+    skips = [h]
+    for level, features in enumerate(channels):
+        for i in range(net.blocks):
+            h = stage(h, features, f"down{level}_{i}")
+            skips.append(h)
+        if level < len(channels) - 1:
+            h = Conv3x3(features, stride=2, dtype=dtype, name=f"downsample{level}")(h)
+            skips.append(h)
+
+    h = residual(h, channels[-1], "middle_0")
+    h = attend(h, "middle_attention")
+    h = residual(h, channels[-1], "middle_1")
+    return h, skips, stage
+
+
+def squares(x, side):
+    """Each square of ``side`` x ``side`` pixels as one pixel of more channels: (b, h, w, c) -> (b, h / side, w / side, side side c)."""
+    b, h, w, _ = x.shape
+    x = x.reshape(b, h // side, side, w // side, side, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // side, w // side, -1)
