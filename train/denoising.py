@@ -26,9 +26,9 @@ class Drawing:
     eta: float = free(0.0)
     """ddim: noise of a step, from 0, none, to 1, as much as an ancestral one."""
     guidance: float = free(1.0)
-    """Models with labels: scale of classifier-free guidance; more follows the label more closely."""
+    """Conditional models: scale of classifier-free guidance; more follows the condition more closely."""
     rescale: float = free(0.0)
-    """Models with labels: how far guided predictions are brought back to the spread of unguided ones, 0 to 1."""
+    """Conditional models: how far guided predictions are brought back to the spread of unguided ones, 0 to 1."""
 
 
 class Known(NamedTuple):

@@ -91,7 +91,7 @@ def build(config: Any, model: Model) -> Any:
     import numpy as np
 
     from jaxgen import diffusion, diffusion_bound, importance
-    from train.common import optimizer
+    from train.common import images, optimizer
     from train.common.errors import in_words
     from train.common.recipe import Recipe, example_keys
 
@@ -195,7 +195,10 @@ def build(config: Any, model: Model) -> Any:
         small = None if mask is None else denoising.where_all_is_known(mask, model.shape[:2])
         known = denoising.Known(model.x0(weights, batch, None), small, strength, resamplings)
         drawn = denoising.edit(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, known, **how)
-        return model.image(weights, drawn)
+        image = model.image(weights, drawn)
+        if mask is None or model.of_pixels:
+            return image
+        return jnp.where(mask == 1, images.to_unit_range(batch["image"]), image)
 
     def bound(state, batch, key, samples):
         weights, keys = averaged(state), example_keys(key, len(batch["image"]))
@@ -208,8 +211,8 @@ def build(config: Any, model: Model) -> Any:
         # Thirty-odd moments, denser towards the end, where the picture appears.
         chosen = (len(states) - 1) * (1 - np.linspace(1, 0, 36) ** 2)
         states = states[np.unique(chosen.round().astype(int))].swapaxes(0, 1)
-        images = model.image(averaged(state), states.reshape(-1, *model.shape))
-        return images.reshape(*states.shape[:2], *images.shape[1:])
+        shown = model.image(averaged(state), states.reshape(-1, *model.shape))
+        return shown.reshape(*states.shape[:2], *shown.shape[1:])
 
     with in_words():  # the network says itself which x_0 it takes
         jax.eval_shape(init, jax.random.key(0))

@@ -68,9 +68,9 @@ LARGE = Config(
 MNIST = replace(
     LARGE,
     job=Job(dataset="mnist", image_size=32, steps=4000, batch_size=64, checkpoint_every=500, sample_every=1000),
-    first_stage=FirstStage(autoencoder_steps=2000),
+    first_stage=FirstStage(autoencoder_steps=1000, pixel_variance=0.03),
     text=Text(),
-    network=Network(width=64, multipliers=(1, 2), blocks=1, groups=8),
+    network=Network(width=48, multipliers=(1, 2), blocks=1, head_dim=24, groups=8),
     optimizer=replace(ddpm.ADAM, learning_rate=1e-3, warmup_steps=200, decay_steps=4000, ema_decay=0.999),
 )
 """Half an hour on two CPU cores, the first stage included."""
@@ -78,8 +78,8 @@ MNIST = replace(
 DIGITS = replace(
     MNIST,
     job=Job(dataset="digits", steps=2000, batch_size=64, checkpoint_every=500, sample_every=500),
-    first_stage=FirstStage(autoencoder_steps=1000, autoencoder_width=16, autoencoder_multipliers=(1, 2)),
-    network=Network(width=32, multipliers=(1, 2), blocks=1, groups=8),
+    first_stage=FirstStage(autoencoder_steps=1000, autoencoder_multipliers=(1, 2), pixel_variance=0.03),
+    network=Network(width=32, multipliers=(1, 2), blocks=1, head_dim=16, groups=8),
     optimizer=replace(MNIST.optimizer, decay_steps=2000, ema_decay=0.995),
 )
 """A few minutes on two CPU cores."""
@@ -100,14 +100,10 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
         UserError: if the first stage is no run that will do, pictures have no captions, or the checkpoint cannot be read.
     """
     from train import trained
-    from train.common import captions, sources
+    from train.common import captions
     from train.common.recipe import Basis
 
-    said = captions.of(source)
-    text = reading.basis(config.text, said.texts, begun and begun["text"])
-    ids = reading.ids(text.about, said.texts)
-    furnished = sources.with_column(source, "tokens", lambda *row: ids[said.number(*row)], sources.digest(ids))
-
+    text = reading.basis(config.text, captions.of(source).texts, begun and begun["text"])
     stage = trained.basis(config.first_stage.autoencoder, ("vae",), begun and begun["autoencoder"])
     coder = first_stage.coder(stage.about)
     if tuple(stage.about["data"]["shape"]) != source.shape:
@@ -120,7 +116,21 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
         given = stage.parameters()
         return {"autoencoder": given, "scale": first_stage.scale(coder, given, source), "text": text.parameters()}
 
-    return furnished, Basis({"autoencoder": stage.about, "text": text.about}, parameters)
+    about = {"autoencoder": stage.about, "text": text.about}
+    return furnish(config, source, about), Basis(about, parameters)
+
+
+def furnish(config: Config, source: Any, basis: dict) -> Any:
+    """The data set with the tokens of each picture's caption.
+
+    Raises:
+        UserError: if pictures have no captions.
+    """
+    from train.common import captions, sources
+
+    said = captions.of(source)
+    ids = reading.ids(basis["text"], said.texts)
+    return sources.with_column(source, "tokens", lambda *row: ids[said.number(*row)], sources.digest(ids))
 
 
 def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, basis: dict):
@@ -129,7 +139,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, 
     Raises:
         UserError: if the configuration cannot work, or not for images of this shape.
     """
-    return diffusing.build(config, model(config, image_shape, num_classes, basis))
+    return diffusing.build(config, model(config, image_shape, num_classes, basis))._replace(draws_of_data=True)
 
 
 def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, basis: dict) -> diffusing.Model:

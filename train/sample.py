@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import edits, trained
+from train import conditions, edits, trained
 from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
+from train.conditions import Condition
 from train.edits import Edit
+
+DIFFUSION = ("ddpm", "latent_diffusion")
+"""The recipes whose drawing and editing may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Wish:
     eta: float | None = None
     """ddim: noise of a step, 0 to 1."""
     guidance: float | None = None
-    """Models with labels: how closely to follow the label."""
+    """Conditional models: how closely to follow the condition."""
     rescale: float | None = None
-    """Models with labels: how far to bring guided predictions back to the spread of unguided ones, 0 to 1."""
+    """Conditional models: how far to bring guided predictions back to the spread of unguided ones, 0 to 1."""
 
     def on(self, drawing: Any) -> Any:
         """The run's own `Drawing`, changed as wished."""
@@ -62,6 +66,7 @@ class Options:
     """Where to compute."""
     devices: int | None = None
     """Devices to use."""
+    condition: Condition = field(default_factory=Condition)
     wish: Wish = field(default_factory=Wish)
     edit: Edit = field(default_factory=Edit)
 
@@ -75,6 +80,7 @@ def sample(options: Options) -> list[Path]:
     check_counts(options, "num", "batch_size")
     description = configuration.read(options.run)
     recipe = trained.recipe(options.run, description, _change(description, options))
+    told = conditions.columns(options.condition, str(options.run), description)
 
     from train.common import devices
 
@@ -86,7 +92,11 @@ def sample(options: Options) -> list[Path]:
     from train.common import pictures, scatter
 
     state, step = trained.restore(options.run, description, recipe, on)
-    rows = trained.rows(description, recipe, options.num)
+    if told:
+        rows = trained.rows_of_labels(description, trained.labels_in_turn(description, options.num))
+        rows |= {name: np.broadcast_to(value, (options.num, *value.shape)) for name, value in told.items()}
+    else:
+        rows = trained.rows(description, recipe, options.num)
     if options.label is not None:
         rows["label"] = np.full_like(rows["label"], options.label)
     draw = recipe.sample
@@ -118,7 +128,7 @@ def sample(options: Options) -> list[Path]:
 def _change(description: dict, options: Options) -> Callable[[Any], Any]:
     """What the options change in the run's configuration; a UserError for those that its model does not have."""
     name, classes = description["recipe"], description["data"]["num_classes"]
-    if name != "ddpm" and (options.wish, options.edit) != (Wish(), Edit()):
+    if name not in DIFFUSION and (options.wish, options.edit) != (Wish(), Edit()):
         flags = [
             f.name
             for group in (options.wish, options.edit)

@@ -1,13 +1,14 @@
 """Samples of a finished run, for the benchmarks that judge them: their options, and how to draw."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from train import trained
+from train.sample import Wish
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Options:
     """Another seed draws other samples."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to compute."""
+    wish: Wish = field(default_factory=Wish)
 
 
 def drawer(options: Options, description: dict) -> tuple[Callable, int]:
@@ -34,13 +36,33 @@ def drawer(options: Options, description: dict) -> tuple[Callable, int]:
     """
     from train.common import devices
 
-    recipe = trained.recipe(options.run, description)
+    def wished(config):
+        return config if options.wish == Wish() else replace(config, drawing=options.wish.on(config.drawing))
+
+    recipe = trained.recipe(options.run, description, wished)
     on = devices.select(options.accelerator, 1)
     devices.use_compilation_cache()
     state, step = trained.restore(options.run, description, recipe, on)
+    told = _captions(options, description)
 
     def draw(labels, batch_size=trained.BATCH):
-        rows = trained.rows_of_labels(description, labels)
+        rows = trained.rows_of_labels(description, labels) | told(labels)
         return trained.draw(recipe.sample, state, on, rows, seed=options.seed, batch_size=batch_size)
 
     return draw, step
+
+
+def _captions(options, description):
+    """labels (n,) -> the tokens of a caption for each, where the model reads captions."""
+    if description["recipe"] != "latent_diffusion":
+        return lambda labels: {}
+
+    import numpy as np
+
+    from train import reading
+    from train.common import captions
+
+    source = trained.images(description, "train", options.data_dir)
+    said = captions.of_labels(source.name, source.class_names)
+    ids = reading.ids(description["basis"]["text"], said.texts)
+    return lambda labels: {"tokens": ids[said.number(np.zeros_like(labels), labels)]}

@@ -1,10 +1,12 @@
-"""Whether a conditional VAE draws what it is asked for: the share of its samples that a classifier assigns to the class asked for.
+"""Whether a model draws what it is asked for: the share of its samples that a classifier assigns to the class asked for.
 
-    python -m train.cvae --dataset mnist && python -m tests.bench.cvae_agreement runs/cvae-mnist
+    python -m train.cvae --dataset mnist && python -m tests.bench.agreement runs/cvae-mnist
+    python -m train.ddpm --dataset mnist --conditional && python -m tests.bench.agreement runs/ddpm-mnist --guidance 2
+    python -m train.latent_diffusion --dataset mnist && python -m tests.bench.agreement runs/latent_diffusion-mnist
 
-Samples are the means of p(x | z), as ``train.sample`` draws them, a thousand for each of ten classes. The classifier,
-`train.classifier`, is trained on the run's training images, which takes minutes the first time; it judges only where it is
-right on 99 % of the test images.
+Classes are asked for by their labels, or by a caption such as "a handwritten seven", a thousand times each of ten. Samples are those of
+``train.sample``. The classifier, `train.classifier`, is trained on the run's training images, which takes minutes the first time; it
+judges only where it is right on 99 % of the test images.
 """
 
 import sys
@@ -15,19 +17,17 @@ from tests.bench import drawing
 from train import trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError, check_counts
+from train.common.errors import check_counts
 
 
 def main(options: drawing.Options) -> int:
     """Measure, and say what came out.
 
     Raises:
-        UserError: if the run is not one of train.cvae on images with a test split, or the classifier is not good enough to judge.
+        UserError: if the run has no images with a test split, or the classifier is not good enough to judge.
     """
     check_counts(options, "num")
     description = configuration.read(options.run)
-    if description["recipe"] != "cvae":
-        raise UserError(f"{options.run} is a run of train.{description['recipe']}; this is for runs of train.cvae")
     draw, step = drawing.drawer(options, description)
 
     import numpy as np
@@ -50,5 +50,5 @@ def main(options: drawing.Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(drawing.Options, description=__doc__)
+    options = tyro.cli(drawing.Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     sys.exit(command.reporting_errors(lambda: main(options)))
