@@ -2,7 +2,8 @@
 
 An autoencoder makes small images of images (`train.first_stage`), once and for all; these are diffused, by a U-Net that looks at a
 caption through cross-attention. Captions come from labels or from files (`train.common.captions`). The text encoder is trained
-along; or it is CLIP's of a checkpoint of Stable Diffusion, and frozen.
+along; or it is CLIP's of a checkpoint of Stable Diffusion, and frozen. With ``--weights`` the whole is such a checkpoint, and training goes
+on with it (`train.finetuning`).
 """
 
 import math
@@ -11,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from train import ddpm, diffusing, first_stage, reading
+from train import ddpm, diffusing, finetuning, first_stage, reading
 from train.ae import Optimizer
 from train.common.config import Job
 from train.common.errors import UserError, check_ranges
 from train.denoising import Drawing
 from train.diffusing import Chain
+from train.finetuning import Checkpoint
 from train.first_stage import FirstStage
 from train.reading import Text
 
@@ -44,6 +46,7 @@ class Config:
     """A text-to-image model and how to train it."""
 
     job: Job = field(default_factory=Job)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     first_stage: FirstStage = field(default_factory=FirstStage)
     text: Text = field(default_factory=Text)
     network: Network = field(default_factory=Network)
@@ -103,6 +106,9 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
     from train.common import captions
     from train.common.recipe import Basis
 
+    if config.checkpoint.weights is not None:
+        made = finetuning.prepare(config.checkpoint.weights, source, begun)
+        return furnish(config, source, made.about), made
     text = reading.basis(config.text, captions.of(source).texts, begun and begun["text"])
     stage = trained.basis(config.first_stage.autoencoder, ("vae",), begun and begun["autoencoder"])
     coder = first_stage.coder(stage.about)
@@ -139,7 +145,9 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, 
     Raises:
         UserError: if the configuration cannot work, or not for images of this shape.
     """
-    return diffusing.build(config, model(config, image_shape, num_classes, basis))._replace(draws_of_data=True)
+    built = model(config, image_shape, num_classes, basis)
+    config = finetuning.configured(config, basis) if "unet" in basis else config
+    return diffusing.build(config, built)._replace(draws_of_data=True)
 
 
 def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, basis: dict) -> diffusing.Model:
@@ -156,9 +164,23 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, b
     from train.common import images
 
     check_ranges(("caption-dropout", config.caption_dropout, 0.0, 1.0))
+    nothing = reading.ids(basis["text"], [""])
+
+    def tokens(batch, keys):
+        if keys is None:
+            return batch["tokens"]
+        hidden = jax.vmap(lambda k: jax.random.bernoulli(k, config.caption_dropout))(keys)
+        return jnp.where(hidden[:, None], nothing, batch["tokens"])
+
+    def no_tokens(ids):
+        return jnp.broadcast_to(nothing, ids.shape)
+
+    if "unet" in basis:
+        return finetuning.model(config.checkpoint.lora_rank, basis, image_shape, tokens, no_tokens)
+    if config.checkpoint.lora_rank:
+        raise UserError("--lora-rank is for going on with a checkpoint: give it with --weights")
     coder, text = first_stage.coder(basis["autoencoder"]), reading.encoder(config.text, basis["text"])
     net = unet(config.network, config.chain, coder.shape[-1], text.config.width)
-    nothing = reading.ids(basis["text"], [""])
 
     def init(key, given=None):
         unet_key, text_key, given_key = jax.random.split(key, 3)
@@ -182,15 +204,6 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, b
         mean, logvar = coder.encode(weights["autoencoder"], images.to_unit_range(batch["image"]))
         z = mean if keys is None else jax.vmap(gaussian.reparameterize)(keys, mean, logvar)
         return weights["scale"] * z
-
-    def tokens(batch, keys):
-        if keys is None:
-            return batch["tokens"]
-        hidden = jax.vmap(lambda k: jax.random.bernoulli(k, config.caption_dropout))(keys)
-        return jnp.where(hidden[:, None], nothing, batch["tokens"])
-
-    def no_tokens(ids):
-        return jnp.broadcast_to(nothing, ids.shape)
 
     def context(weights, ids):
         return text.apply({"params": weights["text"]}, ids)
@@ -245,7 +258,7 @@ def train(config: Config) -> int:
     from train.common import command
 
     folder = command.run_folder("latent_diffusion", config.job)
-    if config.first_stage.autoencoder is None:
+    if config.checkpoint.weights is None and config.first_stage.autoencoder is None:
         first = first_stage.config(config.first_stage, config.job, folder)
         config = replace(config, first_stage=replace(config.first_stage, autoencoder=Path(first.job.run)))
         status = command.main("vae", first, vae.recipe)

@@ -128,6 +128,19 @@ def write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{_stem(config)}.safetensors"
+    write_file(file, tensors)
+    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    for other in folder.iterdir():
+        if other != file and _is_weights(other):
+            other.unlink()
+
+
+def write_file(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes the tensors, as safetensors, whole or not at all.
+
+    Raises:
+      OSError: no space, no permission.
+    """
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -137,10 +150,6 @@ def write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np
         raise OSError(f"{file} cannot be written: {one_line(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    for other in folder.iterdir():
-        if other != file and _is_weights(other):
-            other.unlink()
 
 
 def copy_rest(source: Path, destination: Path, parts: Collection[str]) -> None:

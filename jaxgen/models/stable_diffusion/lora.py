@@ -57,6 +57,37 @@ def merged(params: Any, changes: Mapping[str, LowRank], strength: Any = 1.0) -> 
     return tree.unflatten([changed(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)])
 
 
+def fresh(key: jax.Array, shapes: Any, rank: int) -> dict[str, dict[str, jax.Array]]:
+    """Changes of this rank to the projections of every attention of a network whose parameters have these shapes, by the layer's name:
+    {"down": (in, rank) normal with variance 1 / rank, "up": (rank, out) zero}, so that at first nothing changes; to be trained."""
+    kernels = {_layer(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    attention = {name: shape for name, shape in kernels.items() if re.search(r"\.attn\d\.to_(q|k|v|out\.0)$", name)}
+    return {
+        name: {
+            "down": jax.random.normal(layer_key, (shape[0], rank)) / rank**0.5,
+            "up": jnp.zeros((rank, shape[1])),
+        }
+        for layer_key, (name, shape) in zip(
+            jax.random.split(key, len(attention)), sorted(attention.items()), strict=True
+        )
+    }
+
+
+def changes(trained: Mapping[str, Mapping[str, Any]]) -> dict[str, LowRank]:
+    """What `merged` takes, of what `fresh` began."""
+    return {name: LowRank(change["down"], change["up"]) for name, change in trained.items()}
+
+
+def to_tensors(trained: Mapping[str, Mapping[str, Any]], part: str) -> dict[str, np.ndarray]:
+    """The tensors of a file of these changes to a part, "unet" or "text_encoder", as diffusers spells them since 0.22."""
+    spelled = {"down": "lora_A", "up": "lora_B"}
+    return {
+        f"{part}.{name}.{spelled[side]}.weight": np.ascontiguousarray(np.asarray(change[side]).T)
+        for name, change in trained.items()
+        for side in spelled
+    }
+
+
 def from_tensors(tensors: Mapping[str, Any], shapes: Any, part: str, alphas: Mapping[str, float]) -> dict[str, LowRank]:
     """The changes of a part, "unet" or "text_encoder", whose parameters have these shapes, as NumPy, by the name of the layer.
 

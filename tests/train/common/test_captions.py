@@ -27,7 +27,7 @@ def said(source):
 def test_captions_of_digits_name_the_digit_in_every_form():
     source = data.load("digits")
     labels, texts = source.rows(np.arange(40))["label"], said(source)[:40]
-    names = "zero one two three four five six seven eight nine".split()
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     assert all(text.endswith(names[label]) for text, label in zip(texts, labels, strict=True))
     assert {text.replace(names[label], "N") for text, label in zip(texts, labels, strict=True)} == {
         "a handwritten N",

@@ -1,0 +1,76 @@
+"""What a run has made of a checkpoint of Stable Diffusion, for diffusers to load: python -m train.export RUN --out FOLDER
+
+Of a run of ``train.latent_diffusion --weights``: with ``--lora-rank`` the file FOLDER/pytorch_lora_weights.safetensors, which
+``pipeline.load_lora_weights(FOLDER)`` takes; else the whole checkpoint, its U-Net the trained one.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train import trained
+from train.common import command
+from train.common import config as configuration
+from train.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run, and where to."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    out: Path
+    """The folder to write."""
+
+
+def export(options: Options) -> Path:
+    """Write the moving average of what was trained; returns where it is.
+
+    Raises:
+        UserError: if the run did not go on with a checkpoint, has none of its own yet, or the checkpoint it began on is gone.
+    """
+    import jax
+
+    from jaxgen.models.stable_diffusion import lora, weights
+    from train.common import checkpoint, diffusers_folder
+
+    description = configuration.read(options.run)
+    basis = description.get("basis", {})
+    if "unet_options" not in basis:
+        raise UserError(
+            f"{options.run} is a run of train.{description['recipe']}; only what went on with a checkpoint, train.latent_diffusion "
+            "--weights, is written in diffusers' layout"
+        )
+    recipe = trained.recipe(options.run, description)
+    restored = checkpoint.read(options.run / "checkpoints", jax.eval_shape(recipe.init, jax.random.key(0)))
+    if restored is None:
+        raise UserError(f"{options.run} has no checkpoint yet; train it further with python -m train.latent_diffusion")
+    averaged = restored.state.ema
+    if "lora" in averaged:
+        options.out.mkdir(parents=True, exist_ok=True)
+        file = options.out / "pytorch_lora_weights.safetensors"
+        diffusers_folder.write_file(file, lora.to_tensors(averaged["lora"], "unet"))
+        return file
+    origin = Path(description["config"]["checkpoint"]["weights"])
+    if not origin.is_dir():
+        raise UserError(
+            f"{origin}, which the run began on, is gone, and the other parts are copied from there; put it back"
+        )
+    diffusers_folder.copy_rest(origin, options.out, ("unet",))
+    diffusers_folder.write_part(options.out / "unet", basis["unet_options"], weights.to_tensors(averaged["unet"]))
+    return options.out
+
+
+def main(options: Options) -> int:
+    """Export, and say where it is."""
+    print(export(options))
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__)
+    sys.exit(command.reporting_errors(lambda: main(options)))
