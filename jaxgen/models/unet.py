@@ -33,7 +33,8 @@ class UNet(nn.Module):
     ``residuals`` are what a `controlnet.ControlNet` says to add to the skip connections, the first layer's first, and to the middle.
 
     A network with classes takes ``labels``, (b,) in {0, ..., num_classes}; the last of them, num_classes, is no label. Each adds a vector
-    of its own to the embedding of the timestep.
+    of its own to the embedding of the timestep. So does ``level``, (b,), where it is given: how noisy it is what stands beside x_t in the
+    further channels of x (Ho et al. 2021, "Cascaded diffusion models", arXiv 2106.15282, section 4).
 
     Differentiable to any order in reverse mode (``jax.grad``, ``jax.vjp``); its layers write out their gradients, so ``jax.jvp`` refuses.
 
@@ -67,8 +68,8 @@ class UNet(nn.Module):
     """Precision of convolutions and matrix products; parameters and the output are float32."""
 
     @nn.compact
-    def __call__(self, x, t, keys=None, labels=None, residuals=None):
-        h, skips, stage = trunk(self, x, t, keys, labels)
+    def __call__(self, x, t, keys=None, labels=None, residuals=None, level=None):
+        h, skips, stage = trunk(self, x, t, keys, labels, level=level)
         if residuals is not None:
             to_skips, to_middle = residuals
             skips = [skip + y.astype(skip.dtype) for skip, y in zip(skips, to_skips, strict=True)]
@@ -88,7 +89,7 @@ class UNet(nn.Module):
         return h.reshape(b, height, width, p, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, p * height, p * width, -1)
 
 
-def trunk(net, x, t, keys=None, labels=None, hint=None):
+def trunk(net, x, t, keys=None, labels=None, hint=None, level=None):
     """The way down and the middle of this `UNet`, which its control branch has too. To be called inside a module, whose submodules it
     makes.
 
@@ -109,6 +110,9 @@ def trunk(net, x, t, keys=None, labels=None, hint=None):
     embedding = nn.Dense(4 * net.width, dtype=dtype, kernel_init=glorot, name="time2")(nn.silu(embedding))
     if net.num_classes:
         embedding += nn.Embed(net.num_classes + 1, 4 * net.width, dtype=dtype, name="label")(labels)
+    if level is not None:
+        code = timestep_embedding(level, net.width)
+        embedding += nn.Dense(4 * net.width, dtype=dtype, kernel_init=glorot, name="level")(code)
 
     def residual(h, features, name):
         block = ResidualBlock(features, net.dropout, groups, dtype, name=name)

@@ -203,3 +203,18 @@ def test_every_parameter_but_the_bias_of_the_keys_receives_a_gradient(params):
         assert jnp.isfinite(gradient).all(), name
         if "['key']['bias']" not in name:  # adds the same to all scores of a pixel, which the softmax ignores
             assert jnp.abs(gradient).max() > 0.0, name
+
+
+# The noise of a condition
+
+
+def test_a_level_that_is_told_adds_one_dense_layer_and_counts_for_its_own_example_alone():
+    x, t = inputs()
+    plain, told = (jax.eval_shape(SMALL.init, jax.random.key(1), x, t, level=level)["params"] for level in (None, t))
+    assert told.keys() - plain.keys() == {"level"}
+    assert told["level"]["kernel"].shape == (8, 32)
+    params = jax.tree.map(lambda leaf: 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), told)
+    of_level = jax.jit(lambda level: SMALL.apply({"params": params}, x, t, level=level))
+    a, b = of_level(jnp.array([3, 50])), of_level(jnp.array([3, 60]))
+    np.testing.assert_array_equal(a[0], b[0])
+    assert jnp.abs(a[1] - b[1]).max() > 1e-3
