@@ -76,6 +76,10 @@ class Model(NamedTuple):
     """weights, told -> what ``apply`` sees of it, the same at every timestep."""
     image: Callable[[dict, Any], Any] = lambda weights, x0: x0
     """weights, x_0 -> images (b, h, w, c) in [-1, 1]."""
+    size: Callable[[dict], tuple[int, ...]] | None = None
+    """batch -> the shape of one x_0 that is drawn for it, if it may be another than that of training."""
+    certain: Callable[[Any, Any, Any], Any] = lambda predict, schedule, told: predict
+    """A denoiser, the schedule, told -> the denoiser that keeps to what it is told for certain."""
     of_pixels: bool = True
     """Whether x_0 is the image: it lies in [-1, 1], and a bound on its likelihood is one on the image's."""
 
@@ -170,19 +174,23 @@ def build(config: Any, model: Model) -> Any:
     def denoiser(state, batch):
         """Guided towards what it is told."""
         told, weights = model.told(batch, None), averaged(state)
-        conditional = theta(weights, told)
-        if model.untold is None:
-            return conditional
-        return denoising.guided(drawing, conditional, theta(weights, model.untold(told)), learned=learned)
+        predict = theta(weights, told)
+        if model.untold is not None:
+            predict = denoising.guided(drawing, predict, theta(weights, model.untold(told)), learned=learned)
+        if not learned:
+            return model.certain(predict, schedule, told)
+        mean = model.certain(denoising.mean_of(predict), schedule, told)
+        return lambda xt, t: (mean(xt, t), predict(xt, t)[1])
 
-    def noise(keys):
+    def noise(batch, key):
         """For each row, what it begins from, and the key of what is added on the way."""
+        shape, keys = model.size(batch) if model.size else model.shape, example_keys(key, len(batch["image"]))
         x_key, chain_key = jax.vmap(jax.random.split, out_axes=1)(keys)
-        return jax.vmap(lambda k: jax.random.normal(k, model.shape))(x_key), chain_key
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(x_key), chain_key
 
     def run_chain_backwards(state, batch, key, trajectory=False):
         """Algorithm 2, or one of its relatives."""
-        x_T, chain_key = noise(example_keys(key, len(batch["image"])))
+        x_T, chain_key = noise(batch, key)
         draw = {"trajectory": trajectory, **how}
         return denoising.draw(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, **draw)
 
@@ -190,7 +198,7 @@ def build(config: Any, model: Model) -> Any:
         return model.image(averaged(state), run_chain_backwards(state, batch, key))
 
     def edit(state, batch, key, strength, resamplings):
-        x_T, chain_key = noise(example_keys(key, len(batch["image"])))
+        x_T, chain_key = noise(batch, key)
         weights, mask = averaged(state), batch.get("mask")
         small = None if mask is None else denoising.where_all_is_known(mask, model.shape[:2])
         known = denoising.Known(model.x0(weights, batch, None), small, strength, resamplings)

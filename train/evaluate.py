@@ -1,8 +1,9 @@
 """How well a trained model predicts images it has not seen, and how close its own come to them: python -m train.evaluate RUN
 
 For a VAE: -log p(x), estimated with so many importance samples per image, and its bound, minus the ELBO. For a DDPM: the variational bound,
-from so many timesteps per image. Stopped, the same command goes on. With --compare N, also the distances of N samples from the data
-(`train.comparison`); of models without a likelihood that is all. The FID is among them if --inception-weights gives its network.
+from so many timesteps per image. For super-resolution: how like the originals its images are, and those of bicubic interpolation. Stopped,
+the same command goes on. With --compare N, also the distances of N samples from the data (`train.comparison`); of models that have
+nothing else to evaluate that is all. The FID is among them if --inception-weights gives its network.
 """
 
 import json
@@ -30,7 +31,7 @@ class Options:
     """The run folder."""
     samples: int | None = None
     """VAE: importance samples per image; more come closer to log p(x), from below. Default: 5000. DDPM: timesteps per image; fewer give a
-    noisier estimate of the same bound. Default: all."""
+    noisier estimate of the same bound. Default: all. Super-resolution: images drawn per image. Default: 1."""
     split: str = "test"
     """Images to evaluate on."""
     num: int | None = None
@@ -40,8 +41,8 @@ class Options:
     batch_size: int = 100
     """Images evaluated at a time; what is drawn for an image depends on the seed and on this number."""
     compare: int = 0
-    """Draw so many images and compare them with as many of the data; published figures are of 10,000. The likelihood is then estimated only
-    if --samples is given."""
+    """Draw so many images and compare them with as many of the data; published figures are of 10,000. The model is then evaluated on
+    images only if --samples is given."""
     inception_weights: Path | None = None
     """With --compare: measure the FID too, in the features of this file's Inception. It is pytorch-fid's
     pt_inception-2015-12-05-6726825d.pth, converted to safetensors."""
@@ -89,7 +90,7 @@ def evaluate(options: Options) -> dict[str, dict]:
     state, step = trained.restore(options.run, description, recipe, on)
     found = {}
     if recipe.evaluate is not None and (options.samples or not options.compare):
-        found[options.split] = _likelihood(options, description, recipe, state, step, on)
+        found[options.split] = _estimates(options, description, recipe, state, step, on)
     if options.compare:
 
         def draw(num):
@@ -105,7 +106,7 @@ def evaluate(options: Options) -> dict[str, dict]:
     return found
 
 
-def _likelihood(options, description, recipe, state, step, on):
+def _estimates(options, description, recipe, state, step, on):
     import jax
     import numpy as np
 
@@ -141,7 +142,8 @@ def _likelihood(options, description, recipe, state, step, on):
 
     columns = {name: np.concatenate([row[name] for row in partial.rows]) for name in partial.rows[0]}
     code_length = columns.get("nll", columns.get("bound"))
-    columns["bits_per_dim"] = likelihoods.bits_per_dim(code_length, math.prod(source.shape))
+    if code_length is not None:
+        columns["bits_per_dim"] = likelihoods.bits_per_dim(code_length, math.prod(source.shape))
     means = {name: _mean(values) for name, values in columns.items()}
     _enter(options.run / "evaluations.json", {**about, "estimates": means})
     return means

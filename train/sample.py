@@ -15,8 +15,11 @@ from train.common.errors import UserError, check_counts
 from train.conditions import Condition
 from train.edits import Edit
 
-DIFFUSION = ("ddpm", "latent_diffusion")
-"""The recipes whose drawing and editing may be chosen."""
+DIFFUSION = ("ddpm", "latent_diffusion", "super_resolution")
+"""The recipes whose drawing may be chosen."""
+
+EDITABLE = ("ddpm", "latent_diffusion")
+"""Those that change a given picture."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    num: int = 64
-    """Number of images; of points, some thousands show more."""
+    num: int | None = None
+    """Number of images; of points, some thousands show more. Default: 64; of --low-res, 1."""
     label: int | None = None
     """Models with labels: the class to draw. Default: all, in turn."""
     seed: int = 0
@@ -91,18 +94,20 @@ def sample(options: Options) -> list[Path]:
 
     from train.common import pictures, scatter
 
+    low_res = options.condition.low_res
+    num = options.num or (64 if low_res is None else 1)
     state, step = trained.restore(options.run, description, recipe, on)
     if told:
-        rows = trained.rows_of_labels(description, trained.labels_in_turn(description, options.num))
-        rows |= {name: np.broadcast_to(value, (options.num, *value.shape)) for name, value in told.items()}
+        rows = trained.rows_of_labels(description, trained.labels_in_turn(description, num))
+        rows |= {name: np.broadcast_to(value, (num, *value.shape)) for name, value in told.items()}
     else:
-        rows = trained.rows(description, recipe, options.num)
+        rows = trained.rows(description, recipe, num)
     if options.label is not None:
         rows["label"] = np.full_like(rows["label"], options.label)
     draw = recipe.sample
     if options.edit != Edit():
         draw, given = _editing(recipe, options.edit, description["data"]["shape"])
-        rows |= {name: np.broadcast_to(value, (options.num, *value.shape)) for name, value in given.items()}
+        rows |= {name: np.broadcast_to(value, (num, *value.shape)) for name, value in given.items()}
     drawn = trained.draw(draw, state, on, rows, seed=options.seed, batch_size=options.batch_size)
 
     out = options.out or options.run / "samples"
@@ -115,8 +120,9 @@ def sample(options: Options) -> list[Path]:
         pictures.save_png(written[0], picture, text)
         return written
     images = pictures.to_uint8(drawn)
-    if options.separate:
-        written = [out / f"sample_{i:05d}.png" for i in range(len(images))]
+    if options.separate or low_res is not None:
+        name = "sample" if low_res is None else f"{low_res.stem}_seed{options.seed}"
+        written = [out / f"{name}_{i:05d}.png" for i in range(len(images))]
         for path, image in zip(written, images, strict=True):
             pictures.save_png(path, image, text)
     else:
@@ -128,15 +134,14 @@ def sample(options: Options) -> list[Path]:
 def _change(description: dict, options: Options) -> Callable[[Any], Any]:
     """What the options change in the run's configuration; a UserError for those that its model does not have."""
     name, classes = description["recipe"], description["data"]["num_classes"]
-    if name not in DIFFUSION and (options.wish, options.edit) != (Wish(), Edit()):
-        flags = [
-            f.name
-            for group in (options.wish, options.edit)
-            for f in fields(group)
-            if getattr(group, f.name) != f.default
-        ]
-        named = ", ".join("--" + flag.replace("_", "-") for flag in flags)
-        raise UserError(f"{named}: this is for runs of diffusion models; {options.run} is one of train.{name}")
+    for group, recipes, kind in (
+        (options.wish, DIFFUSION, "diffusion models"),
+        (options.edit, EDITABLE, "diffusion models that draw without a picture"),
+    ):
+        flags = [f.name for f in fields(group) if getattr(group, f.name) != f.default]
+        if flags and name not in recipes:
+            named = ", ".join("--" + flag.replace("_", "-") for flag in flags)
+            raise UserError(f"{named}: this is for runs of {kind}; {options.run} is one of train.{name}")
     if options.separate and len(description["data"]["shape"]) == 1:
         raise UserError(f"--separate is for images, and {options.run} is a run whose model draws points; leave it out")
     if options.label is not None and not _knows_labels(description):
@@ -150,10 +155,11 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
             f"--label must lie between 0 and {classes - 1}, the classes of {description['data']['name']}; "
             f"got {options.label}"
         )
-    if options.wish == Wish():
-        return lambda config: config
 
     def drawing_so(config):
+        config = conditions.configured(options.condition, str(options.run), description, config)
+        if options.wish == Wish():
+            return config
         steps = options.wish.steps
         if steps is not None and not 1 <= steps <= config.chain.num_timesteps:
             raise UserError(f"--steps must lie between 1 and the {config.chain.num_timesteps} of the run; got {steps}")

@@ -46,6 +46,8 @@ def recipe_module(run: Path, description: dict) -> Any:
             from train import cvae_gan as module
         case "ddpm":
             from train import ddpm as module
+        case "super_resolution":
+            from train import super_resolution as module
         case "latent_diffusion":
             from train import latent_diffusion as module
         case other:

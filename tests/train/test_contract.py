@@ -43,7 +43,7 @@ class Model:
         return states[-1], [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
-HEAVY = ("ddpm", "guided_ddpm", "conv_vae", "gan")
+HEAVY = ("ddpm", "guided_ddpm", "super_resolution", "conv_vae", "gan")
 """Recipes whose convolutions take long to compile."""
 
 

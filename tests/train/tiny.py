@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from train import ae, cvae, cvae_gan, ddpm, gan, vae, wgan_gp
+from train import ae, cvae, cvae_gan, ddpm, gan, super_resolution, vae, wgan_gp
 from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
@@ -66,6 +66,19 @@ GUIDED_DDPM = change(
     rescale=0.5,
 )
 """With everything that the other does without."""
+SUPER_RESOLUTION = change(
+    super_resolution.DIGITS,
+    job=JOB,
+    width=8,
+    multipliers=(1,),
+    attention=(),
+    groups=4,
+    num_timesteps=20,
+    schedule="cosine",
+    warmup_steps=4,
+    noise_levels=5,
+    sample_steps=4,
+)
 DDPM_FLAGS = [
     *(
         "--width",
@@ -114,6 +127,7 @@ CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
     "guided_ddpm": (GUIDED_DDPM, ddpm.recipe),
+    "super_resolution": (SUPER_RESOLUTION, super_resolution.recipe),
     "ae": (AE, ae.recipe),
     "vae": (VAE, vae.recipe),
     "conv_vae": (CONV_VAE, vae.recipe),

@@ -16,6 +16,7 @@ CAPTIONS = {
     "reconstructions": "Reconstructions: each image, and beside it what is left of it after coding",
     "interpolation": "Interpolation: from one image's code to the next one's; one way per row",
     "classes": "The same noise as every class in turn, side by side",
+    "enlarged": "Low resolution, bicubic interpolation, what the model makes of it, and the original, side by side",
     "edited": "Each image, and beside it its code decoded as every class",
     "neighbours": "Samples, and beside each the training image nearest to it by a classifier's features",
     "manifold": "What all codes in two dimensions mean; along each, equal steps of probability under N(0, 1)",

@@ -22,6 +22,12 @@ UNITS = {
     "fid": "FID",
     "kernel_distance": "Kernel distance",
     "nearest_distance": "To the nearest",
+    "psnr": "PSNR (dB)",
+    "bicubic_psnr": "Bicubic: PSNR (dB)",
+    "ssim": "SSIM",
+    "bicubic_ssim": "Bicubic: SSIM",
+    "consistency_error": "Consistency error",
+    "bicubic_consistency_error": "Bicubic: consistency error",
     "kl_to_uniform": "KL to uniform (nats)",
 }
 """Estimates by name; others are called as they are."""

@@ -45,8 +45,8 @@ class Recipe(NamedTuple):
     statistics: Mapping[str, Callable[[State, dict, jax.Array], jax.Array]] = MappingProxyType({})
     """Vectors that describe a finished run, by name: state, batch, key -> one vector per row, (b, n), to be averaged."""
     evaluate: Callable[[State, dict, jax.Array, int], dict[str, jax.Array]] | None = None
-    """state, batch, key, samples -> by name an estimate for each row, (b,), in nats, from so many samples each; among them is "nll",
-    or "bound" on it."""
+    """state, batch, key, samples -> by name an estimate for each row, (b,), from so many samples each. "nll", or "bound" on it, is in
+    nats."""
     evaluate_samples: int = 5000
     """How many, if nobody says."""
     edit: Callable[[State, dict, jax.Array, float, int], jax.Array] | None = None
