@@ -78,8 +78,8 @@ class Model(NamedTuple):
     """weights, x_0 -> images (b, h, w, c) in [-1, 1]."""
     size: Callable[[dict], tuple[int, ...]] | None = None
     """batch -> the shape of one x_0 that is drawn for it, if it may be another than that of training."""
-    certain: Callable[[Any, Any, Any], Any] = lambda predict, schedule, told: predict
-    """A denoiser, the schedule, told -> the denoiser that keeps to what it is told for certain."""
+    certain: Callable[[Any, Any, Any], Any] | None = None
+    """A denoiser, the schedule, told -> the denoiser that keeps to what it is told for certain, if anything is."""
     of_pixels: bool = True
     """Whether x_0 is the image: it lies in [-1, 1], and a bound on its likelihood is one on the image's."""
 
@@ -177,6 +177,8 @@ def build(config: Any, model: Model) -> Any:
         predict = theta(weights, told)
         if model.untold is not None:
             predict = denoising.guided(drawing, predict, theta(weights, model.untold(told)), learned=learned)
+        if model.certain is None:
+            return predict
         if not learned:
             return model.certain(predict, schedule, told)
         mean = model.certain(denoising.mean_of(predict), schedule, told)

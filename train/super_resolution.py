@@ -95,9 +95,9 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     def sample(state, batch, key):
         if not config.noise_level:
             return built.sample(state, batch, key)
-        shape = low_resolution(batch, factor).shape
-        noise_key = jax.random.fold_in(key, 1)
-        noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(example_keys(noise_key, shape[0]))
+        b, *shape = low_resolution(batch, factor).shape
+        # Number 2 of an example's key: what draws the image splits it into numbers 0 and 1.
+        noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 2), shape))(example_keys(key, b))
         return built.sample(state, {**batch, "noise": noise}, key)
 
     def enlarged(state, batch, key):
@@ -233,8 +233,6 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
         return h * factor, w * factor, c
 
     def certain(predict, schedule, told):
-        if not config.consistent:
-            return predict
         return resampling.replace_low(predict, schedule, told[0], factor, predicts=chain.predicts)
 
     return diffusing.Model(
@@ -245,7 +243,7 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
         told,
         known=known,
         size=size,
-        certain=certain,
+        certain=certain if config.consistent else None,
     )
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 from jaxgen import diffusion, resampling
 from jaxgen.models.unet import UNet
 from tests.train.tiny import SUPER_RESOLUTION, change, draw, save_run, state_of, step
-from train import denoising, diffusing, super_resolution
-from train.common import data, images
+from train import denoising, diffusing, evaluate, super_resolution, trained
+from train.common import config, data, images
 from train.common.errors import UserError
 from train.edits import Edit, Enlarging
 from train.sample import Options, Wish, sample
@@ -44,7 +44,7 @@ def network(monkeypatch):
 @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
 def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image(network, predicts):
     """Each batch is of one image, known to the network."""
-    config = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1)
+    settings = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1)
     schedule = denoising.schedule("cosine", 20)
     batch = {name: np.repeat(column[:1], 16, axis=0) for name, column in DIGITS.items()}
     x0 = images.to_unit_range(jnp.asarray(batch["image"]))
@@ -54,9 +54,8 @@ def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlar
         return diffusion.target(schedule, x0 - wide, t, eps, predicts)
 
     network(say)
-    made = super_resolution.recipe(config, SHAPE)
-    state = made.init(KEY)
-    assert step(made, state, batch, KEY)["loss"] < 1e-8
+    made = super_resolution.recipe(settings, SHAPE)
+    assert step(made, state_of(made, 0), batch, KEY)["loss"] < 1e-8
 
 
 def test_in_training_the_enlarged_image_is_as_noisy_as_the_level_says(network):
@@ -70,7 +69,7 @@ def test_in_training_the_enlarged_image_is_as_noisy_as_the_level_says(network):
     network(say)
     made = recipe()
     batch = {name: np.repeat(column[:1], 4000, axis=0) for name, column in DIGITS.items()}
-    step(made, made.init(KEY), batch, KEY, wanted=lambda state, metrics: metrics)
+    step(made, state_of(made, 0), batch, KEY, wanted=lambda state, metrics: metrics)
     jax.effects_barrier()
     wide, level = seen[0]
     low = super_resolution.low_resolution(DIGITS, 2)[:1]
@@ -104,8 +103,8 @@ def telling(network):
 def test_what_is_drawn_has_the_low_resolution_of_the_images_or_without_the_constraint_has_not(telling):
     low = super_resolution.low_resolution(DIGITS, 2)
     for consistent in (True, False):
-        made = recipe(consistent=consistent)
-        found = draw(made.sample, made.init(KEY), DIGITS, KEY)
+        made = recipe(consistent=consistent, predicts="x0")
+        found = draw(made.sample, state_of(made, 0), DIGITS, KEY)
         error = np.abs(resampling.downsample(jnp.asarray(found), 2) - low).max()
         assert error < 1e-5 if consistent else error > 0.5
         assert np.abs(found).max() <= 1
@@ -116,7 +115,7 @@ def test_at_drawing_the_low_resolution_is_as_noisy_as_asked_and_by_default_clean
     for level in (0, 4):
         del telling[:]
         made = recipe(noise_level=level)
-        draw(made.sample, made.init(KEY), DIGITS, KEY)
+        draw(made.sample, state_of(made, 0), DIGITS, KEY)
         jax.effects_barrier()
         for wide, said in telling:
             assert set(said) == {level}
@@ -127,7 +126,7 @@ def test_at_drawing_the_low_resolution_is_as_noisy_as_asked_and_by_default_clean
 def test_any_size_is_enlarged_in_tiles_of_the_size_of_training_and_keeps_its_low_resolution(telling, size):
     low = np.random.default_rng(0).integers(0, 256, (3, *size, 1), dtype=np.uint8)
     made = recipe()
-    found = draw(made.sample, made.init(KEY), blank(low), KEY)
+    found = draw(made.sample, state_of(made, 0), blank(low), KEY)
     assert found.shape == (3, 2 * size[0], 2 * size[1], 1)
     np.testing.assert_allclose(
         resampling.downsample(jnp.asarray(found), 2), images.to_unit_range(jnp.asarray(low)), atol=1e-5
@@ -140,7 +139,7 @@ def test_a_network_that_acts_on_each_pixel_alone_gives_large_images_as_if_it_had
     network(lambda xt, wide, t, level: 0.3 * xt - jnp.sin(2 * wide))
     low = np.random.default_rng(1).integers(0, 256, (2, 9, 6, 1), dtype=np.uint8)
     found = [
-        draw(made.sample, made.init(KEY), blank(low), KEY)
+        draw(made.sample, state_of(made, 0), blank(low), KEY)
         for made in (super_resolution.recipe(SUPER_RESOLUTION, shape) for shape in (SHAPE, (18, 12, 1)))
     ]
     np.testing.assert_allclose(*found, atol=1e-4)
@@ -151,7 +150,7 @@ def test_a_low_resolution_that_is_given_counts_as_that_of_an_image(telling):
     made = recipe()
     of_images = {**blank(low), "image": low.repeat(2, 1).repeat(2, 2)}
     del of_images["low"]
-    found = [draw(made.sample, made.init(KEY), batch, KEY) for batch in (blank(low), of_images)]
+    found = [draw(made.sample, state_of(made, 0), batch, KEY) for batch in (blank(low), of_images)]
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
@@ -162,7 +161,7 @@ def test_the_originals_are_perfectly_like_themselves_and_bicubic_is_measured_bes
     monkeypatch.setattr(diffusing, "build", lambda *_: perfect)
     made = recipe()
     found = draw(lambda *a: made.evaluate(*a, 2), np.float32(0), DIGITS, KEY)
-    assert np.isposinf(found["psnr"]).all()
+    assert (found["psnr"] > 100).all()
     np.testing.assert_allclose(found["ssim"], 1, rtol=1e-5)
     np.testing.assert_allclose(found["consistency_error"], 0, atol=1e-6)
 
@@ -173,13 +172,13 @@ def test_the_originals_are_perfectly_like_themselves_and_bicubic_is_measured_bes
         again = wide.reshape(4, 2, 4, 2).mean((1, 3))
         error = np.sqrt(((again / 255 - (low[i] + 1) / 2) ** 2).mean())
         ratio = 10 * np.log10(255**2 / ((wide - DIGITS["image"][i, ..., 0]) ** 2).mean())
-        np.testing.assert_allclose(found["bicubic_consistency_error"][i], error, rtol=1e-3)
-        np.testing.assert_allclose(found["bicubic_psnr"][i], ratio, rtol=1e-3)
+        np.testing.assert_allclose(found["bicubic_consistency_error"][i], error, rtol=1e-2)
+        np.testing.assert_allclose(found["bicubic_psnr"][i], ratio, rtol=1e-2)
 
 
 def test_the_reports_picture_has_low_resolution_bicubic_ours_and_the_original(telling):
     made = recipe()
-    found = draw(made.pictures["enlarged"], made.init(KEY), DIGITS, KEY)
+    found = draw(made.pictures["enlarged"], state_of(made, 0), DIGITS, KEY)
     assert found.shape == (6, 8, 32, 1)
     low = super_resolution.low_resolution(DIGITS, 2)
     np.testing.assert_allclose(found[:, :, :8], resampling.repeat(low, 2), atol=1e-6)
@@ -280,3 +279,25 @@ def test_what_cannot_be_enlarged_is_refused_in_words(run, picture, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             sample(options)
+
+
+# Measuring a run
+
+
+def test_a_run_is_evaluated_by_likeness_and_not_in_bits(run, telling):
+    found = evaluate.evaluate(evaluate.Options(run, split="train", num=5, batch_size=5, accelerator="cpu"))["train"]
+    names = ("psnr", "ssim", "consistency_error")
+    assert found.keys() == {*names, *(f"bicubic_{name}" for name in names)}
+    assert found["consistency_error"]["mean"] < 0.002 < found["bicubic_consistency_error"]["mean"]
+
+
+def test_what_is_compared_with_the_first_images_is_drawn_of_the_last_ones(run):
+    """Digits have training images alone; more rows than there are begin again."""
+    description, source = config.read(run), data.load("digits")
+    order = data.indices(0, 0, len(source), len(source))
+    made = recipe()
+    for num in (3, 1800):
+        rows = trained.rows(description, made, num)
+        np.testing.assert_array_equal(rows["image"][:3], source.rows(order[:-4:-1])["image"])
+        np.testing.assert_array_equal(rows["image"][1797:], rows["image"][: max(0, num - 1797)])
+    assert not np.asarray(trained.rows(description, made._replace(draws_of_data=False), 3)["image"]).any()
