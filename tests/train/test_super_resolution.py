@@ -12,7 +12,8 @@ from tests.train.tiny import SUPER_RESOLUTION, change, draw, save_run, state_of,
 from train import denoising, diffusing, evaluate, super_resolution, trained
 from train.common import config, data, images
 from train.common.errors import UserError
-from train.edits import Edit, Enlarging
+from train.conditions import Condition
+from train.edits import Edit
 from train.sample import Options, Wish, sample
 
 SHAPE = (8, 8, 1)
@@ -231,8 +232,8 @@ def picture(tmp_path_factory):
 def test_a_picture_is_enlarged_by_the_factor_as_often_as_asked_and_in_low_resolution_is_the_picture(
     run, picture, tmp_path
 ):
-    written = sample(Options(run, num=3, out=tmp_path, accelerator="cpu", enlarging=Enlarging(picture)))
-    assert [path.name for path in written] == [f"a_x2_seed0_{i:05d}.png" for i in range(3)]
+    written = sample(Options(run, num=3, out=tmp_path, accelerator="cpu", condition=Condition(low_res=picture)))
+    assert [path.name for path in written] == [f"a_seed0_{i:05d}.png" for i in range(3)]
     found = np.stack([np.asarray(Image.open(path)) for path in written]).astype(float)
     assert found.shape == (3, 8, 14)
     low = np.asarray(Image.open(picture).convert("L"))
@@ -252,7 +253,7 @@ def test_without_a_picture_the_runs_own_data_are_enlarged(run, telling, tmp_path
 
 
 def test_one_picture_is_one_image_if_nobody_says_how_many(run, telling, picture, tmp_path):
-    options = Options(run, out=tmp_path, accelerator="cpu", enlarging=Enlarging(picture, noise_level=3))
+    options = Options(run, out=tmp_path, accelerator="cpu", condition=Condition(low_res=picture, noise_level=3))
     assert len(sample(options)) == 1
     jax.effects_barrier()
     assert {int(level) for _, levels in telling for level in levels} == {3}
@@ -264,17 +265,24 @@ def test_what_cannot_be_enlarged_is_refused_in_words(run, picture, tmp_path):
     save_run(tmp_path / "vae", "vae")
     for options, said in (
         (
-            Options(run, enlarging=Enlarging(small)),
+            Options(run, condition=Condition(low_res=small)),
             r"small\.png has 9x3 pixels; the smallest picture that this run can enlarge has 4x4",
         ),
-        (Options(run, enlarging=Enlarging(tmp_path / "no.png")), r"no\.png cannot be read as a picture"),
-        (Options(run, enlarging=Enlarging(picture, noise_level=5)), "--noise-level must lie between 0 and 4; got 5"),
+        (Options(run, condition=Condition(low_res=tmp_path / "no.png")), r"no\.png cannot be read as a picture"),
+        (
+            Options(run, condition=Condition(low_res=picture, noise_level=5)),
+            "--noise-level must lie between 0 and 4; got 5",
+        ),
         (Options(run, edit=Edit(picture)), "--init-image: this is for runs of diffusion models that draw without"),
         (Options(run, label=3), "--label is for runs of"),
         (Options(run, wish=Wish(guidance=2.0)), "--guidance is for models with labels"),
         (
-            Options(tmp_path / "vae", enlarging=Enlarging(picture)),
-            r"--low-res: this is for runs of train\.super_resolution; .* is one of train\.vae",
+            Options(tmp_path / "vae", condition=Condition(low_res=picture)),
+            r"--low-res is for runs of train\.super_resolution; .* is one of train\.vae",
+        ),
+        (
+            Options(tmp_path / "vae", condition=Condition(noise_level=1)),
+            r"--noise-level is for runs of train\.super_resolution; .* is one of train\.vae",
         ),
     ):
         with pytest.raises(UserError, match=said):
