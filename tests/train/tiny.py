@@ -152,11 +152,13 @@ def batch_of(num, shape=SHAPE, seed=0):
 def state_of(recipe, seed, scale=0.4):
     """A state with parameters of this size, nowhere zero, its moving average the same."""
     shapes, rng = jax.eval_shape(recipe.init, jax.random.key(0)), np.random.default_rng(seed)
-    params = jax.tree.map(lambda leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32), shapes.params)
+    params, frozen = jax.tree.map(
+        lambda leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32), (shapes.params, shapes.frozen)
+    )
     opt = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.opt)
     of_all = shapes.ema.keys() <= params.keys()
     ema = {name: params[name] for name in shapes.ema} if of_all else params["generator"]
-    return State(np.int32(0), params, ema, opt, jax.random.key(seed))
+    return State(np.int32(0), params, ema, opt, jax.random.key(seed), frozen)
 
 
 def step(recipe, state, batch, key, devices=1, wanted=lambda state, metrics: metrics):
