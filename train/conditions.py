@@ -18,6 +18,8 @@ class Condition:
     """Runs of train.super_resolution: a picture to enlarge, of any size from the low resolution of the run's images."""
     noise_level: int | None = None
     """Runs of train.super_resolution: noising steps of what is enlarged; more leave more to the model."""
+    control: Path | None = None
+    """Runs of train.controlnet: a picture of the control, of the size of the model's images."""
 
 
 def columns(condition: Condition, run: str, description: dict) -> dict[str, Any]:
@@ -35,6 +37,11 @@ def columns(condition: Condition, run: str, description: dict) -> dict[str, Any]
     if condition.low_res is not None:
         _only("--low-res", ("super_resolution",), run, description)
         told["low"] = _low(condition.low_res, description["data"]["shape"], description["config"]["factor"])
+    if condition.control is not None:
+        _only("--control", ("controlnet",), run, description)
+        from train import controlnet
+
+        told["control"] = controlnet.control(description, condition.control)
     return told
 
 

@@ -109,8 +109,8 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int = 
         t = label = jnp.zeros(1, jnp.int32)
         return net.init(key, jnp.zeros((1, *image_shape)), t, labels=label)["params"], {}
 
-    def apply(weights, xt, t, label, dropout_key):
-        return net.apply({"params": weights}, xt, t, dropout_key, label)
+    def apply(weights, xt, t, label, dropout_key, residuals=None):
+        return net.apply({"params": weights}, xt, t, dropout_key, label, residuals)
 
     def x0(_, batch, keys):
         pixels = images.to_unit_range(batch["image"])
@@ -125,7 +125,8 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int = 
     def no_label(label):
         return jnp.full_like(label, num_classes)
 
-    return diffusing.Model(image_shape, init, apply, x0, label, no_label if config.conditional else None)
+    untold = no_label if config.conditional else None
+    return diffusing.Model(image_shape, init, apply, x0, label, untold, network=net)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,9 @@ class Model(NamedTuple):
     """Of one x_0."""
     init: Callable[..., tuple[dict, dict]]
     """key, and what is given of trained networks -> the parameters to train, and those to keep."""
-    apply: Callable[[dict, Any, Any, Any, Any], Any]
+    apply: Callable[..., Any]
     """weights, xt (b, ...), t (b,), what is known, keys (b,) for dropout or None -> the prediction; twice the channels if variance is
-    learned."""
+    learned. With a ``network``, also the ``residuals`` that a control branch adds to it, or None."""
     x0: Callable[[dict, dict, Any], Any]
     """weights, batch, keys (b,) or None -> x_0 (b, ...), changed at random if there are keys."""
     told: Callable[[dict, Any], Any] = lambda batch, keys: None
@@ -80,6 +80,8 @@ class Model(NamedTuple):
     """batch -> the shape of one x_0 that is drawn for it, if it may be another than that of training."""
     certain: Callable[[Any, Any, Any], Any] | None = None
     """A denoiser, the schedule, told -> the denoiser that keeps to what it is told for certain, if anything is."""
+    network: Any = None
+    """The `UNet` that ``apply`` is, its parameters the weights and what is known its labels, if a control branch may be a copy of it."""
     of_pixels: bool = True
     """Whether x_0 is the image: it lies in [-1, 1], and a bound on its likelihood is one on the image's."""
 

@@ -15,10 +15,10 @@ from train.common.errors import UserError, check_counts
 from train.conditions import Condition
 from train.edits import Edit
 
-DIFFUSION = ("ddpm", "latent_diffusion", "super_resolution")
+DIFFUSION = ("ddpm", "latent_diffusion", "controlnet", "super_resolution")
 """The recipes whose drawing may be chosen."""
 
-EDITABLE = ("ddpm", "latent_diffusion")
+EDITABLE = ("ddpm", "latent_diffusion", "controlnet")
 """Those that change a given picture."""
 
 
@@ -146,8 +146,8 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
         raise UserError(f"--separate is for images, and {options.run} is a run whose model draws points; leave it out")
     if options.label is not None and not _knows_labels(description):
         raise UserError(
-            "--label is for runs of train.cvae, of train.cvae_gan, of train.gan and train.wgan_gp with --labels, and of train.ddpm "
-            "with --conditional; "
+            "--label is for runs of train.cvae, of train.cvae_gan, of train.gan and train.wgan_gp with --labels, of train.ddpm "
+            "with --conditional, and of train.controlnet on these; "
             f"{options.run} is a run of train.{name} that knows no labels"
         )
     if options.label is not None and not 0 <= options.label < classes:
@@ -156,13 +156,16 @@ def _change(description: dict, options: Options) -> Callable[[Any], Any]:
             f"got {options.label}"
         )
 
+    basis = description.get("basis", {})
+    chain = basis.get("chain") or (basis if name == "controlnet" else description)["config"].get("chain")
+
     def drawing_so(config):
         config = conditions.configured(options.condition, str(options.run), description, config)
         if options.wish == Wish():
             return config
         steps = options.wish.steps
-        if steps is not None and not 1 <= steps <= config.chain.num_timesteps:
-            raise UserError(f"--steps must lie between 1 and the {config.chain.num_timesteps} of the run; got {steps}")
+        if steps is not None and not 1 <= steps <= chain["num_timesteps"]:
+            raise UserError(f"--steps must lie between 1 and the {chain['num_timesteps']} of the run; got {steps}")
         return replace(config, drawing=options.wish.on(config.drawing))
 
     return drawing_so
@@ -180,6 +183,8 @@ def _editing(recipe, edit, shape):
 
 
 def _knows_labels(description: dict) -> bool:
+    if description["recipe"] == "controlnet":
+        return _knows_labels(description["basis"])
     config = description["config"]
     return {"cvae": True, "cvae_gan": True, "ddpm": config.get("conditional"), "gan": config.get("labels")}.get(
         description["recipe"].replace("wgan_gp", "gan"), False

@@ -50,13 +50,16 @@ def recipe_module(run: Path, description: dict) -> Any:
             from train import super_resolution as module
         case "latent_diffusion":
             from train import latent_diffusion as module
+        case "controlnet":
+            from train import controlnet as module
         case other:
             raise UserError(f"{run} is a run of train.{other}, which this version does not know")
     return module
 
 
 def images(description: dict, split: str, data_dir: str | None) -> Any:
-    """The images, or points, of the run's data set in this split, at its size; from its own data directory if none is given.
+    """The images, or points, of the run's data set in this split, at its size, with all columns that its recipe needs; from its own data
+    directory if none is given.
 
     Raises:
         UserError: if there are none.
@@ -98,6 +101,19 @@ def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[An
     return parallel.place(restored.state, on), restored.step
 
 
+def read(run: Path, recipes: Sequence[str]) -> dict:
+    """The `config.read` of a run of one of these recipes.
+
+    Raises:
+        UserError: if the folder is none.
+    """
+    description = configuration.read(run)
+    if description["recipe"] not in recipes:
+        needed = " or ".join(f"train.{name}" for name in recipes)
+        raise UserError(f"{run} is a run of train.{description['recipe']}; this needs one of {needed}")
+    return description
+
+
 def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
     """A finished run of one of these recipes as the `Basis` of another: its description, its step and the sha256 of the parameters that it
     draws with.
@@ -115,12 +131,12 @@ def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
     from train.common.recipe import Basis
 
     if begun is not None and not run.exists():
-        return Basis(begun)
-    description = configuration.read(run)
-    if description["recipe"] not in recipes:
-        raise UserError(
-            f"{run} is a run of train.{description['recipe']}; this needs one of {' or '.join(f'train.{name}' for name in recipes)}"
-        )
+
+        def gone():
+            raise UserError(f"{run} is gone, and this run has no checkpoint yet, so no copy of it; put it back")
+
+        return Basis(begun, gone)
+    description = read(run, recipes)
     restored = checkpoint.read(run / "checkpoints", jax.eval_shape(recipe(run, description).init, jax.random.key(0)))
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
@@ -128,8 +144,8 @@ def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
     about = {**description, "step": restored.step, "sha256": checkpoint.fingerprint(parameters, {})}
     if begun is not None and begun["sha256"] != about["sha256"]:
         raise UserError(
-            f"{run} has changed: this run began when that was at step {begun['step']}, and now it is at step {restored.step}. "
-            f"Begin another on it with --run, or move {run} away to go on with the copy that this run keeps"
+            f"{run} has changed: this run began on what that was at step {begun['step']}, and now it is another, at step {restored.step}. "
+            f"Begin another run on it with --run, or move {run} away to go on with the copy that this run keeps"
         )
     return Basis(about, lambda: parameters)
 

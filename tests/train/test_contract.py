@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train.tiny import RECIPES
+from tests.train.tiny import RECIPES, build, given
 from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
 
@@ -18,9 +18,9 @@ class Model:
     """A recipe on digits, and its programs, compiled once for all tests that use them."""
 
     def __init__(self, name):
-        self.config, make = RECIPES[name]
         self.traces = 0
-        built = make(self.config, SOURCE.shape, SOURCE.num_classes)
+        built = build(name, SOURCE)
+        self.given = given(name, SOURCE)
 
         def step(state, batch, key):
             self.traces += 1
@@ -31,7 +31,7 @@ class Model:
 
     def start(self, on):
         if len(on) not in self._start:
-            self._start[len(on)] = loop.initial_state(self.recipe, 0, on)
+            self._start[len(on)] = loop.initial_state(self.recipe, 0, on, self.given)
         return jax.tree.map(jnp.copy, self._start[len(on)])  # training donates it
 
     def train(self, num_steps, devices=1, how="pmap", state=None):
@@ -43,7 +43,7 @@ class Model:
         return states[-1], [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
-HEAVY = ("ddpm", "guided_ddpm", "super_resolution", "conv_vae", "gan")
+HEAVY = ("ddpm", "guided_ddpm", "super_resolution", "conv_vae", "gan", "controlnet", "guided_controlnet")
 """Recipes whose convolutions take long to compile."""
 
 
@@ -81,7 +81,7 @@ def test_parameters_and_their_average_are_float32_and_the_average_follows(model)
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(model):
     first, second = (model.train(3)[0] for _ in range(2))
     assert fingerprint(first, {}) == fingerprint(second, {})
-    other = loop.initial_state(model.recipe, 1, jax.devices()[:1])
+    other = loop.initial_state(model.recipe, 1, jax.devices()[:1], model.given)
     assert fingerprint(other.params, {}) != fingerprint(model.start(jax.devices()[:1]).params, {})
 
 

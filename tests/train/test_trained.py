@@ -1,12 +1,13 @@
+import json
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-from tests.train.tiny import RECIPES, save_run
+from tests.train.tiny import RECIPES, build, save_run
 from train import trained
-from train.common import config
+from train.common import config, data
 from train.common.checkpoint import fingerprint
 from train.common.errors import UserError
 
@@ -21,8 +22,7 @@ def test_the_model_and_the_newest_state_of_a_run_come_back_from_its_folder(run):
     name, folder, saved = run
     description = config.read(folder)
     recipe = trained.recipe(folder, description)
-    settings, make = RECIPES[name]
-    original = make(settings, (8, 8, 1), 10)
+    original = build(name, data.load("digits"))
     shapes = [jax.eval_shape(r.init, jax.random.key(0)) for r in (recipe, original)]
     assert str(shapes[0]) == str(shapes[1])
     assert list(recipe.pictures) == list(original.pictures)
@@ -87,3 +87,50 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path):
     recipe = trained.recipe(tmp_path, description)
     with pytest.raises(UserError, match="no checkpoint in .* is sound"):
         trained.restore(tmp_path, description, recipe, jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def stood_on(tmp_path_factory):
+    """A run that another may stand on."""
+    folder = tmp_path_factory.mktemp("stood_on")
+    save_run(folder, "ae")
+    return folder
+
+
+def test_a_basis_is_a_runs_description_step_and_the_parameters_that_it_draws_with(stood_on):
+    about, parameters = trained.basis(stood_on, ("vae", "ae"), None)
+    description = config.read(stood_on)
+    assert about == {**description, "step": 7, "sha256": about["sha256"]}
+    assert json.loads(json.dumps(about)) == about
+    recipe = trained.recipe(stood_on, description)
+    state, _ = trained.restore(stood_on, description, recipe, jax.devices()[:1])
+    assert fingerprint(parameters(), {}) == fingerprint(state.ema, {}) == about["sha256"]
+    assert trained.basis(stood_on, ("ae",), about).about == about
+
+
+def test_a_basis_that_has_changed_stops_the_run_that_began_on_it(stood_on, tmp_path):
+    begun = trained.basis(stood_on, ("ae",), None).about
+    save_run(tmp_path, "ae", seed=1, number=9)
+    said = "has changed: this run began on what that was at step 7, and now it is another, at step 9. Begin another run"
+    with pytest.raises(UserError, match=said):
+        trained.basis(tmp_path, ("ae",), begun)
+
+
+def test_a_basis_that_is_gone_stops_only_a_run_without_a_copy_of_it(stood_on, tmp_path):
+    begun = trained.basis(stood_on, ("ae",), None).about
+    about, parameters = trained.basis(tmp_path / "gone", ("ae",), begun)
+    assert about == begun
+    with pytest.raises(
+        UserError, match="gone is gone, and this run has no checkpoint yet, so no copy of it; put it back"
+    ):
+        parameters()
+
+
+def test_what_is_no_finished_run_of_the_recipe_is_no_basis(stood_on, tmp_path):
+    with pytest.raises(UserError, match=r"is a run of train\.ae; this needs one of train\.vae or train\.ddpm"):
+        trained.basis(stood_on, ("vae", "ddpm"), None)
+    with pytest.raises(UserError, match="gone is not a run folder"):
+        trained.basis(tmp_path / "gone", ("ae",), None)
+    config.write(tmp_path, config.read(stood_on))
+    with pytest.raises(UserError, match=r"has no checkpoint yet; train it further with python -m train\.ae"):
+        trained.basis(tmp_path, ("ae",), None)

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from scipy import special
 
-from train import ae, cvae, cvae_gan, ddpm, gan, super_resolution, vae, wgan_gp
+from train import ae, controlnet, cvae, cvae_gan, ddpm, gan, super_resolution, vae, wgan_gp
 from train.common import config, data, gallery, parallel
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
-from train.common.recipe import State
+from train.common.recipe import Recipe, State
+from train.common.sources import Source
 
 JOB = Job(dataset="digits", steps=8, batch_size=16, checkpoint_every=3, sample_every=100, log_every=2, num_samples=4)
 
@@ -124,6 +125,11 @@ PLAIN_DESCENT = gan.Optimizer("sgd", learning_rate=5e-3, momentum=0.0)
 WGAN_GP = wgan_gp.Config(job=JOB, network=PERCEPTRONS, critic_steps=2, optimizer=PLAIN_DESCENT)
 CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer(learning_rate=2e-3))
 
+CONTROLNET = controlnet.Config(
+    job=JOB, base="runs/ddpm-digits", hint=(4,), optimizer=DDPM.optimizer, drawing=DDPM.drawing
+)
+GUIDED_CONTROLNET = change(CONTROLNET, control="mask", sampler="ancestral", guidance=2.0)
+
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
     "guided_ddpm": (GUIDED_DDPM, ddpm.recipe),
@@ -135,8 +141,13 @@ RECIPES = {
     "gan": (GAN, gan.recipe),
     "wgan_gp": (WGAN_GP, wgan_gp.recipe),
     "cvae_gan": (CVAE_GAN, cvae_gan.recipe),
+    "controlnet": (CONTROLNET, controlnet.recipe),
+    "guided_controlnet": (GUIDED_CONTROLNET, controlnet.recipe),
 }
 """Name -> configuration, recipe(config, image_shape, num_classes)."""
+
+BASES = {"controlnet": "ddpm", "guided_controlnet": "guided_ddpm"}
+"""Name -> that of the recipe whose run it stands on; its recipe then also takes the description of that."""
 
 
 SHAPE = (2, 3, 1)
@@ -185,15 +196,38 @@ def perceptron(params, last, x):
     return dense(params[last], h * special.expit(h))
 
 
+def described(name: str, source: Source) -> dict:
+    """What config.json says of a run of this recipe on this data set."""
+    settings, make = RECIPES[name]
+    about = {
+        "name": source.name,
+        "num_examples": len(source),
+        "shape": source.shape,
+        "num_classes": source.num_classes,
+        "fingerprint": source.fingerprint,
+    }
+    stands = {**described(BASES[name], source), "step": 7, "sha256": "0"} if name in BASES else None
+    return config.describe(make.__module__.removeprefix("train."), settings, about, stands)
+
+
+def build(name: str, source: Source) -> Recipe:
+    """The recipe, for this data set."""
+    settings, make = RECIPES[name]
+    description = described(name, source)
+    stands = [description["basis"]] if name in BASES else []
+    return make(settings, source.shape, source.num_classes, *stands)
+
+
+def given(name: str, source: Source) -> Any:
+    """Parameters of what the recipe stands on, nowhere zero; None if it stands on nothing."""
+    return state_of(build(BASES[name], source), seed=5, scale=0.2).ema if name in BASES else None
+
+
 def save_run(folder: Path, name: str, seed: int = 0, number: int = 7) -> State:
     """Make the folder a run of this recipe on digits, with a checkpoint of this step, whose parameters are noise; returns its state."""
-    settings, make = RECIPES[name]
     source = data.load("digits")
-    recipe = make(settings, source.shape, source.num_classes)
-    state = state_of(recipe, seed)._replace(step=np.int32(number))
-    about = {"name": "digits", "num_examples": len(source), "shape": source.shape, "num_classes": source.num_classes}
-    module = make.__module__.removeprefix("train.")
-    config.write(folder, config.describe(module, settings, {**about, "fingerprint": source.fingerprint}))
+    state = state_of(build(name, source), seed)._replace(step=np.int32(number))
+    config.write(folder, described(name, source))
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         checkpoints.save(number, state, {"pending": []})
     return state

@@ -18,6 +18,7 @@ CAPTIONS = {
     "classes": "The same noise as every class in turn, side by side",
     "enlarged": "Low resolution, bicubic interpolation, what the model makes of it, and the original, side by side",
     "edited": "Each image, and beside it its code decoded as every class",
+    "controls": "What the model was told of an image, what it drew of that, and the image, side by side",
     "neighbours": "Samples, and beside each the training image nearest to it by a classifier's features",
     "manifold": "What all codes in two dimensions mean; along each, equal steps of probability under N(0, 1)",
 }

@@ -77,6 +77,40 @@ def load(path: str, image_size: int | None) -> sources.Source:
     return sources.Source(name, shape, len(files), class_names, fingerprint, read)
 
 
+def beside(source: sources.Source, column: str, path: str, image_size: int | None) -> sources.Source:
+    """The folder of pictures, with one more column: for each of them the picture of the same name, whatever its ending, in the folder
+    `path`, of the same size and brought to as many channels, uint8 (b, h, w, c).
+
+    Raises:
+      UserError: the data set is no folder, there is no such folder, it lacks pictures (named), or they have another size.
+    """
+    own = source.name.removeprefix("folder:")
+    if own == source.name:
+        raise UserError(f"a second folder of pictures goes with one of --dataset folder:PATH; got --dataset {own}")
+    others = load(path, image_size)
+    found = {file.rpartition(".")[0]: i for i, file in enumerate(pictures(Path(path).expanduser()))}
+    wanted = pictures(Path(own).expanduser())
+    missing = [file for file in wanted if file.rpartition(".")[0] not in found]
+    if missing:
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        raise UserError(f"{path!r} has no pictures of the same names as {', '.join(missing[:5])}{more} in {own!r}")
+    (h, w, c), (other_h, other_w, _) = source.shape, others.shape
+    if (h, w) != (other_h, other_w):
+        raise UserError(
+            f"the pictures in {path!r} have {other_w}x{other_h} pixels, and those in {own!r} {w}x{h}; they must be of one size, or give "
+            "--image-size N to cut and resize them all to NxN"
+        )
+    rows = np.array([found[file.rpartition(".")[0]] for file in wanted])
+
+    def read(indices: np.ndarray, _: np.ndarray) -> np.ndarray:
+        images = others.read(rows[indices])[0]
+        if images.shape[-1] > c:
+            images = np.stack([sources.pixels(Image.fromarray(image), True, None) for image in images])
+        return np.broadcast_to(images, (*images.shape[:-1], c))
+
+    return sources.with_column(source, column, read, sources.digest(others.fingerprint.encode(), rows))
+
+
 def pictures(root: Path) -> list[str]:
     """Paths relative to `root`, with "/", sorted."""
     found = []
