@@ -8,6 +8,7 @@ nothing is hidden in training but labels, as often as the base hides them.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from train.ae import Optimizer
 from train.common import command
 from train.common import config as configuration
 from train.common.config import Job, free
-from train.common.errors import UserError
+from train.common.errors import UserError, check_ranges
 from train.denoising import Drawing
 
 BASES = ("ddpm",)
@@ -135,6 +136,8 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, 
     """
     import jax.numpy as jnp
 
+    from train.common import images
+
     module, data = trained.recipe_module(Path(str(config.base)), about), about["data"]
     if list(image_shape) != data["shape"]:
         own, bases = ("x".join(map(str, shape)) for shape in (image_shape, data["shape"]))
@@ -148,27 +151,36 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, 
         raise UserError(
             f"the base knows the {data['num_classes']} labels of {data['name']}, and {config.job.dataset} has {num_classes}"
         )
-    controlled = model(config, base)
+    controlled = model(config, base, image_shape)
     same = replace(settings, optimizer=config.optimizer, pieces=config.pieces, drawing=config.drawing)
     built = diffusing.build(same, controlled)
 
     def side_by_side(state, batch, key):
-        x0 = controlled.x0({**state.ema, **state.frozen}, batch, None)
         drawn = built.sample(state, batch, key)
-        control = jnp.broadcast_to(controlled.told(batch, None)["control"], drawn.shape)
-        return jnp.concatenate([control, drawn, x0], axis=2)
+        control = jnp.broadcast_to(control_of(config, batch, None), drawn.shape)
+        return jnp.concatenate([control, drawn, images.to_unit_range(batch["image"])], axis=2)
 
     return built._replace(pictures={**built.pictures, "controls": side_by_side}, draws_of_data=True)
 
 
-def model(config: Config, base: diffusing.Model) -> diffusing.Model:
-    """The base with a branch beside it. Its weights are the base's, frozen, and the branch's, which begin as their copies."""
+def model(config: Config, base: diffusing.Model, image_shape: tuple[int, int, int]) -> diffusing.Model:
+    """The base with a branch beside it. Its weights are the base's, frozen, and the branch's, which begin as their copies.
+
+    Raises:
+        UserError: if the control cannot be computed from images of this shape, or a number is out of range.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxgen.models.controlnet import ControlNet
+    from train.common.errors import in_words
 
-    branch, channels = ControlNet(base.network, config.hint), control_channels(config, base.shape[-1])
+    check_ranges(*(("hint", channels, 1, math.inf) for channels in config.hint))
+    if config.control_folder is None:
+        with in_words():  # a control says itself which images have it
+            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+            jax.eval_shape(lambda image: control_of(config, {"image": image}, None), image)
+    branch = ControlNet(base.network, config.hint)
 
     def init(key, given=None):
         base_key, branch_key = jax.random.split(key)
@@ -176,7 +188,7 @@ def model(config: Config, base: diffusing.Model) -> diffusing.Model:
             trainable, kept = base.init(base_key)
             given = {**trainable, **kept}
         x, t = jnp.zeros((1, *base.shape)), jnp.zeros(1, jnp.int32)
-        control = jnp.zeros((1, *base.shape[:2], channels))
+        control = jnp.zeros((1, *image_shape[:2], control_channels(config, image_shape[-1])))
         fresh = branch.init(branch_key, x, t, control, labels=t)["params"]
         copied = {name: given.get(name, parameters) for name, parameters in fresh.items()}
         # Of its own, since the state is donated: one buffer cannot be given away twice.

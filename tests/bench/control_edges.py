@@ -59,9 +59,10 @@ def main(options: drawing.Options) -> int:
 
     find = jax.jit(lambda x: controls.edges(x)[..., 0] > 0)
 
-    def draw(guidance):
+    def draw(alone):
         def change(settings):
-            return replace(settings, drawing=replace(settings.drawing, guidance=guidance))
+            how = options.wish.on(settings.drawing)
+            return replace(settings, drawing=replace(how, guidance=0.0) if alone else how)
 
         recipe = trained.recipe(options.run, description, change)
         state, step = trained.restore(options.run, description, recipe, on)
@@ -69,8 +70,8 @@ def main(options: drawing.Options) -> int:
         given = np.asarray(find(images.to_unit_range(rows["image"])))
         return given, np.asarray(find(trained.draw(recipe.sample, state, on, rows, seed=options.seed))), step
 
-    given, chance, step = draw(0.0)
-    _, controlled, _ = draw(config["drawing"]["guidance"])
+    given, chance, step = draw(alone=True)
+    _, controlled, _ = draw(alone=False)
     print(
         f"{options.run} at step {step}, seed {options.seed}: mean F1 of the edges of {options.num:,} images, with standard errors"
     )

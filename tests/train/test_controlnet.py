@@ -225,3 +225,8 @@ def test_images_unlike_the_bases_are_refused_in_words():
         controlnet.recipe(CONTROLNET, (28, 28, 1), 10, about)
     with pytest.raises(UserError, match="the base knows the 10 labels of digits, and digits has 7"):
         controlnet.recipe(CONTROLNET, (8, 8, 1), 7, described("guided_ddpm", SOURCE))
+    of_six = {**about, "data": {**about["data"], "shape": [6, 6, 1]}}
+    with pytest.raises(UserError, match="6x6 are not made of squares of 4 x 4 pixels"):
+        controlnet.recipe(replace(CONTROLNET, control="low_resolution"), (6, 6, 1), 10, of_six)
+    with pytest.raises(UserError, match="--hint must be at least 1"):
+        controlnet.recipe(replace(CONTROLNET, hint=(0,)), (8, 8, 1), 10, about)
