@@ -70,11 +70,11 @@ LARGE = Config(
 
 MNIST = replace(
     LARGE,
-    job=Job(dataset="mnist", image_size=32, steps=4000, batch_size=64, checkpoint_every=500, sample_every=1000),
+    job=Job(dataset="mnist", image_size=32, steps=3000, batch_size=64, checkpoint_every=500, sample_every=1000),
     first_stage=FirstStage(autoencoder_steps=1000, pixel_variance=0.03),
     text=Text(),
     network=Network(width=48, multipliers=(1, 2), blocks=1, head_dim=24, groups=8),
-    optimizer=replace(ddpm.ADAM, learning_rate=1e-3, warmup_steps=200, decay_steps=4000, ema_decay=0.999),
+    optimizer=replace(ddpm.ADAM, learning_rate=1e-3, warmup_steps=200, decay_steps=3000, ema_decay=0.999),
 )
 """Half an hour on two CPU cores, the first stage included."""
 
