@@ -128,7 +128,7 @@ CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer
 CONTROLNET = controlnet.Config(
     job=JOB, base="runs/ddpm-digits", hint=(4,), optimizer=DDPM.optimizer, drawing=DDPM.drawing
 )
-GUIDED_CONTROLNET = change(CONTROLNET, control="mask", sampler="ancestral", guidance=2.0)
+GUIDED_CONTROLNET = replace(CONTROLNET, control="mask", drawing=GUIDED_DDPM.drawing)
 
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
