@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train.tiny import RECIPES, build, given
+from tests.train.tiny import RECIPES, build, furnished, given
 from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
 
@@ -20,7 +20,7 @@ class Model:
     def __init__(self, name):
         self.traces = 0
         built = build(name, SOURCE)
-        self.given = given(name, SOURCE)
+        self.given, self.source = given(name, SOURCE), furnished(name, SOURCE)
 
         def step(state, batch, key):
             self.traces += 1
@@ -37,13 +37,22 @@ class Model:
     def train(self, num_steps, devices=1, how="pmap", state=None):
         on = jax.devices()[:devices]
         fold = loop.steps(
-            self.recipe, self.start(on) if state is None else state, SOURCE, batch_size=16, seed=0, on=on, how=how
+            self.recipe, self.start(on) if state is None else state, self.source, batch_size=16, seed=0, on=on, how=how
         )
         states, metrics = zip(*itertools.islice(fold, num_steps), strict=True)
         return states[-1], [{name: float(value) for name, value in row.items()} for row in metrics]
 
 
-HEAVY = ("ddpm", "guided_ddpm", "super_resolution", "conv_vae", "gan", "controlnet", "guided_controlnet")
+HEAVY = (
+    "ddpm",
+    "guided_ddpm",
+    "super_resolution",
+    "latent_diffusion",
+    "conv_vae",
+    "gan",
+    "controlnet",
+    "guided_controlnet",
+)
 """Recipes whose convolutions take long to compile."""
 
 
@@ -112,7 +121,7 @@ def test_strides_take_the_same_steps_whatever_their_length_and_a_loop_ends_with_
 
     def train(ends):
         start, common = model.start(on), {"longest": 4, "batch_size": 16, "seed": 0, "on": on}
-        fold = list(loop.strides(model.recipe, start, SOURCE, ends, **common))
+        fold = list(loop.strides(model.recipe, start, model.source, ends, **common))
         counts = np.diff([0, *ends])
         history = [
             {name: values[i] for name, values in metrics.items()}
@@ -130,7 +139,7 @@ def test_strides_take_the_same_steps_whatever_their_length_and_a_loop_ends_with_
 
 def test_samples_are_images_one_per_row_and_the_same_on_8_devices(model):
     state = model.start(jax.devices()[:1])
-    batch, key = SOURCE.rows(np.arange(5)), jax.random.key(0)
+    batch, key = model.source.rows(np.arange(5)), jax.random.key(0)
     images = gallery.drawer(model.recipe.sample, jax.devices()[:1])(state, batch, key)
     assert images.shape == (5, *SOURCE.shape)
     assert np.isfinite(images).all()

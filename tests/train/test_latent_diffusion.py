@@ -9,35 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.tiny import ADAM, JOB, change
+from tests.train.tiny import JOB, LATENT_DIFFUSION, change
 from train import first_stage, latent_diffusion, reading, sample
 from train.common import checkpoint, config, data, images
 from train.common.errors import UserError
 from train.conditions import Condition
 from train.edits import Edit
-from train.first_stage import FirstStage
 
 pytestmark = pytest.mark.slow
 
-CONFIG = change(
-    latent_diffusion.DIGITS,
-    job=replace(JOB, steps=4, accelerator="cpu"),
-    first_stage=FirstStage(autoencoder_steps=6, autoencoder_width=8, autoencoder_multipliers=(1, 2), latent_channels=2),
-    text_width=8,
-    text_layers=1,
-    text_heads=2,
-    tokens=8,
-    vocabulary=300,
-    width=8,
-    multipliers=(1,),
-    head_dim=4,
-    groups=4,
-    num_timesteps=20,
-    schedule="cosine",
-    optimizer=ADAM,
-    sampler="ddim",
-    sample_steps=4,
-)
+CONFIG = replace(LATENT_DIFFUSION, job=replace(JOB, steps=4, accelerator="cpu"))
 
 
 def steps(settings, number):

@@ -9,8 +9,20 @@ import jax
 import numpy as np
 from scipy import special
 
-from train import ae, controlnet, cvae, cvae_gan, ddpm, gan, super_resolution, vae, wgan_gp
-from train.common import config, data, gallery, parallel
+from train import (
+    ae,
+    controlnet,
+    cvae,
+    cvae_gan,
+    ddpm,
+    first_stage,
+    gan,
+    latent_diffusion,
+    super_resolution,
+    vae,
+    wgan_gp,
+)
+from train.common import captions, config, data, gallery, parallel, tokenizer
 from train.common.checkpoint import Checkpoints
 from train.common.config import Job
 from train.common.recipe import Recipe, State
@@ -130,6 +142,29 @@ CONTROLNET = controlnet.Config(
 )
 GUIDED_CONTROLNET = replace(CONTROLNET, control="mask", drawing=GUIDED_DDPM.drawing)
 
+LATENT_DIFFUSION = change(
+    latent_diffusion.DIGITS,
+    job=JOB,
+    first_stage=first_stage.FirstStage(
+        autoencoder_steps=6, autoencoder_width=8, autoencoder_multipliers=(1, 2), latent_channels=2
+    ),
+    text_width=8,
+    text_layers=1,
+    text_heads=2,
+    tokens=8,
+    vocabulary=300,
+    width=8,
+    multipliers=(1,),
+    head_dim=4,
+    groups=4,
+    num_timesteps=20,
+    schedule="cosine",
+    optimizer=ADAM,
+    sampler="ddim",
+    sample_steps=4,
+)
+FIRST_STAGE = first_stage.config(LATENT_DIFFUSION.first_stage, JOB, Path("runs/latent"))
+
 RECIPES = {
     "ddpm": (DDPM, ddpm.recipe),
     "guided_ddpm": (GUIDED_DDPM, ddpm.recipe),
@@ -141,13 +176,17 @@ RECIPES = {
     "gan": (GAN, gan.recipe),
     "wgan_gp": (WGAN_GP, wgan_gp.recipe),
     "cvae_gan": (CVAE_GAN, cvae_gan.recipe),
+    "latent_diffusion": (LATENT_DIFFUSION, latent_diffusion.recipe),
     "controlnet": (CONTROLNET, controlnet.recipe),
     "guided_controlnet": (GUIDED_CONTROLNET, controlnet.recipe),
 }
 """Name -> configuration, recipe(config, image_shape, num_classes)."""
 
-BASES = {"controlnet": "ddpm", "guided_controlnet": "guided_ddpm"}
-"""Name -> that of the recipe whose run it stands on; its recipe then also takes the description of that."""
+STOOD_ON = {"first_stage": (FIRST_STAGE, vae.recipe)}
+"""Further recipes, for others to stand on."""
+
+BASES = {"controlnet": "ddpm", "guided_controlnet": "guided_ddpm", "latent_diffusion": "first_stage"}
+"""Name -> that of the recipe whose run it stands on; its recipe then also takes a description of what it stands on."""
 
 
 SHAPE = (2, 3, 1)
@@ -198,7 +237,7 @@ def perceptron(params, last, x):
 
 def described(name: str, source: Source) -> dict:
     """What config.json says of a run of this recipe on this data set."""
-    settings, make = RECIPES[name]
+    settings, make = {**RECIPES, **STOOD_ON}[name]
     about = {
         "name": source.name,
         "num_examples": len(source),
@@ -206,21 +245,43 @@ def described(name: str, source: Source) -> dict:
         "num_classes": source.num_classes,
         "fingerprint": source.fingerprint,
     }
-    stands = {**described(BASES[name], source), "step": 7, "sha256": "0"} if name in BASES else None
-    return config.describe(make.__module__.removeprefix("train."), settings, about, stands)
+    return config.describe(make.__module__.removeprefix("train."), settings, about, basis(name, source))
+
+
+def basis(name: str, source: Source) -> dict | None:
+    """What is known of what the recipe stands on; None if it stands on nothing."""
+    if name not in BASES:
+        return None
+    run = {**described(BASES[name], source), "step": 7, "sha256": "0"}
+    if name != "latent_diffusion":
+        return run
+    learnt = tokenizer.learn(captions.of(source).texts, LATENT_DIFFUSION.text.vocabulary, LATENT_DIFFUSION.text.tokens)
+    return {"autoencoder": run, "text": {"tokenizer": learnt.describe(), "frozen": None}}
 
 
 def build(name: str, source: Source) -> Recipe:
     """The recipe, for this data set."""
-    settings, make = RECIPES[name]
+    settings, make = {**RECIPES, **STOOD_ON}[name]
     description = described(name, source)
     stands = [description["basis"]] if name in BASES else []
     return make(settings, source.shape, source.num_classes, *stands)
 
 
+def furnished(name: str, source: Source) -> Source:
+    """The data set with what columns the recipe needs."""
+    if name != "latent_diffusion":
+        return source
+    return latent_diffusion.furnish(LATENT_DIFFUSION, source, basis(name, source))
+
+
 def given(name: str, source: Source) -> Any:
     """Parameters of what the recipe stands on, nowhere zero; None if it stands on nothing."""
-    return state_of(build(BASES[name], source), seed=5, scale=0.2).ema if name in BASES else None
+    if name not in BASES:
+        return None
+    parameters = state_of(build(BASES[name], source), seed=5, scale=0.2).ema
+    if name != "latent_diffusion":
+        return parameters
+    return {"autoencoder": parameters, "scale": np.float32(0.7), "text": None}
 
 
 def save_run(folder: Path, name: str, seed: int = 0, number: int = 7) -> State:
