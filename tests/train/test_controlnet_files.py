@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.tiny import BASES, CONTROLNET, change, described, save_run
+from tests.train.tiny import CONTROLNET, change, described, save_run
 from train import controlnet
 from train.common import config, data
 from train.common.errors import UserError
@@ -57,7 +57,7 @@ def test_a_second_folder_that_does_not_fit_is_refused_with_the_names_of_the_file
 @pytest.mark.slow
 def test_images_are_drawn_of_a_picture_of_the_control_or_of_the_runs_own_data_and_of_a_label(tmp_path):
     write(tmp_path, ["control.png", "other.png"])
-    for name in BASES:
+    for name in ("controlnet", "guided_controlnet"):
         save_run(tmp_path / name, name)
 
     def draw(out, name="controlnet", **options):
@@ -82,7 +82,7 @@ def test_images_are_drawn_of_a_picture_of_the_control_or_of_the_runs_own_data_an
 
 def test_a_control_that_does_not_fit_the_run_is_refused_in_words(tmp_path):
     write(tmp_path, ["control.png"], size=(16, 8))
-    for name in (*BASES, "ddpm"):
+    for name in ("controlnet", "guided_controlnet", "ddpm"):
         config.write(tmp_path / name, described(name, data.load("digits")))
 
     def refuse(said, name="controlnet", **options):
