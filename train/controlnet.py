@@ -56,8 +56,8 @@ SMALL = Config(
 
 MNIST = replace(
     SMALL,
-    job=replace(ddpm.MNIST.job, steps=3000),
-    optimizer=replace(ddpm.MNIST.optimizer, decay_steps=3000),
+    job=replace(ddpm.MNIST.job, steps=2000, sample_every=500),
+    optimizer=replace(ddpm.MNIST.optimizer, decay_steps=2000),
 )
 """A quarter of an hour on two CPU cores, after train.ddpm."""
 

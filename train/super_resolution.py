@@ -56,9 +56,9 @@ CIFAR10 = replace(
 
 MNIST = replace(
     SMALL,
-    job=replace(ddpm.MNIST.job, steps=5000, sample_every=1000),
+    job=replace(ddpm.MNIST.job, steps=3000, sample_every=1000),
     network=ddpm.MNIST.network,
-    optimizer=replace(ddpm.MNIST.optimizer, decay_steps=5000),
+    optimizer=replace(ddpm.MNIST.optimizer, decay_steps=3000),
 )
 """Half an hour on two CPU cores."""
 
