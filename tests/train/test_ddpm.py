@@ -175,7 +175,7 @@ def test_guidance_follows_the_label_and_scale_one_is_the_conditional_model(monke
     """With a network that predicts its label: scale w makes of label y and no label, 10, the prediction 10 + w (y - 10)."""
     seen = []
 
-    def apply(self, variables, x, t, keys=None, labels=None):
+    def apply(self, variables, x, t, keys=None, labels=None, residuals=None):
         return jnp.broadcast_to(labels.astype(jnp.float32)[:, None, None, None], x.shape)
 
     monkeypatch.setattr(UNet, "apply", apply)
@@ -198,7 +198,7 @@ def test_labels_are_hidden_as_often_as_asked(monkeypatch):
     def simple_loss(schedule, predict, x0, t, noise, **options):
         return predict(x0, t)[:, 0, 0, 0]
 
-    def apply(self, variables, x, t, keys=None, labels=None):
+    def apply(self, variables, x, t, keys=None, labels=None, residuals=None):
         jax.debug.callback(lambda y: seen.append(np.asarray(y)), labels)
         return x * jax.tree.leaves(variables)[0].sum()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def describe(recipe: str, config: Any, data: dict, basis: dict | None = None) ->
     """The content of config.json: the recipe's name, its whole configuration, the data it saw, and what it stands on if it does."""
     stands = {} if basis is None else {"basis": basis}
     content = {"recipe": recipe, "config": dataclasses.asdict(config), "data": data, **stands}
-    return json.loads(json.dumps(content, default=str))
+    return json.loads(json.dumps(content, default=os.fspath))
 
 
 def read(folder: Path) -> dict:
