@@ -59,7 +59,7 @@ MNIST = replace(
     job=replace(ddpm.MNIST.job, steps=2000, sample_every=500),
     optimizer=replace(ddpm.MNIST.optimizer, decay_steps=2000),
 )
-"""A quarter of an hour on two CPU cores, after train.ddpm."""
+"""Ten minutes on two CPU cores, after train.ddpm."""
 
 DIGITS = replace(SMALL, job=replace(ddpm.DIGITS.job, steps=800), optimizer=ddpm.DIGITS.optimizer)
 """Two minutes on two CPU cores, after train.ddpm."""
