@@ -83,5 +83,5 @@ def main(options: drawing.Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(drawing.Options, description=__doc__)
+    options = tyro.cli(drawing.Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from train import trained
-from train.sample import Wish
+from train.common.errors import UserError
+from train.sample import DIFFUSION, Wish
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ def drawer(options: Options, description: dict) -> tuple[Callable, int]:
         UserError: if the run has none, or there is no such accelerator.
     """
     from train.common import devices
+
+    if options.wish != Wish() and description["recipe"] not in DIFFUSION:
+        raise UserError(f"{options.run} is a run of train.{description['recipe']}, whose drawing has nothing to choose")
 
     def wished(config):
         return config if options.wish == Wish() else replace(config, drawing=options.wish.on(config.drawing))

@@ -60,5 +60,6 @@ def main(options: drawing.Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(drawing.Options, default=drawing.Options(tyro.MISSING, num=25_600), description=__doc__)
+    default = drawing.Options(tyro.MISSING, num=25_600)
+    options = tyro.cli(drawing.Options, default=default, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     sys.exit(command.reporting_errors(lambda: main(options)))
