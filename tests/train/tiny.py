@@ -138,7 +138,11 @@ WGAN_GP = wgan_gp.Config(job=JOB, network=PERCEPTRONS, critic_steps=2, optimizer
 CVAE_GAN = cvae_gan.Config(job=JOB, network=PERCEPTRONS, optimizer=gan.Optimizer(learning_rate=2e-3))
 
 CONTROLNET = controlnet.Config(
-    job=JOB, base="runs/ddpm-digits", hint=(4,), optimizer=DDPM.optimizer, drawing=DDPM.drawing
+    job=JOB,
+    base="runs/ddpm-digits",
+    hint=(4,),
+    optimizer=replace(DDPM.optimizer, learning_rate=1e-2),  # of the branch alone, beside a base of noise
+    drawing=DDPM.drawing,
 )
 GUIDED_CONTROLNET = replace(CONTROLNET, control="mask", drawing=GUIDED_DDPM.drawing)
 
