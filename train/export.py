@@ -33,10 +33,8 @@ def export(options: Options) -> Path:
     Raises:
         UserError: if the run did not go on with a checkpoint, has none of its own yet, or the checkpoint it began on is gone.
     """
-    import jax
-
     from jaxgen.models.stable_diffusion import lora, weights
-    from train.common import checkpoint, diffusers_folder
+    from train.common import diffusers_folder
 
     description = configuration.read(options.run)
     basis = description.get("basis", {})
@@ -45,11 +43,7 @@ def export(options: Options) -> Path:
             f"{options.run} is a run of train.{description['recipe']}; only what went on with a checkpoint, train.latent_diffusion "
             "--weights, is written in diffusers' layout"
         )
-    recipe = trained.recipe(options.run, description)
-    restored = checkpoint.read(options.run / "checkpoints", jax.eval_shape(recipe.init, jax.random.key(0)))
-    if restored is None:
-        raise UserError(f"{options.run} has no checkpoint yet; train it further with python -m train.latent_diffusion")
-    averaged = restored.state.ema
+    averaged = trained.newest(options.run, description, trained.recipe(options.run, description)).state.ema
     if "lora" in averaged:
         options.out.mkdir(parents=True, exist_ok=True)
         file = options.out / "pytorch_lora_weights.safetensors"

@@ -91,14 +91,26 @@ def restore(run: Path, description: dict, recipe: Any, on: Sequence) -> tuple[An
     Raises:
         UserError: if there is none.
     """
+    from train.common import parallel
+
+    restored = newest(run, description, recipe)
+    return parallel.place(restored.state, on), restored.step
+
+
+def newest(run: Path, description: dict, recipe: Any) -> Any:
+    """The run's newest sound checkpoint, on the host, as by `checkpoint.read`.
+
+    Raises:
+        UserError: if there is none.
+    """
     import jax
 
-    from train.common import checkpoint, parallel
+    from train.common import checkpoint
 
     restored = checkpoint.read(run / "checkpoints", jax.eval_shape(recipe.init, jax.random.key(0)))
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
-    return parallel.place(restored.state, on), restored.step
+    return restored
 
 
 def read(run: Path, recipes: Sequence[str]) -> dict:
@@ -125,8 +137,6 @@ def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
     Raises:
         UserError: if the folder is no run of these recipes, has no sound checkpoint, or has trained on since the other began.
     """
-    import jax
-
     from train.common import checkpoint
     from train.common.recipe import Basis
 
@@ -137,9 +147,7 @@ def basis(run: Path, recipes: Sequence[str], begun: dict | None) -> Any:
 
         return Basis(begun, gone)
     description = read(run, recipes)
-    restored = checkpoint.read(run / "checkpoints", jax.eval_shape(recipe(run, description).init, jax.random.key(0)))
-    if restored is None:
-        raise UserError(f"{run} has no checkpoint yet; train it further with python -m train.{description['recipe']}")
+    restored = newest(run, description, recipe(run, description))
     parameters = {**restored.state.ema, **dict(restored.state.frozen)}
     about = {**description, "step": restored.step, "sha256": checkpoint.fingerprint(parameters, {})}
     if begun is not None and begun["sha256"] != about["sha256"]:
