@@ -94,6 +94,7 @@ def _train(name, config, recipe, points, prepare):
     devices.use_compilation_cache()
 
     from train.common import data, loop, parallel
+    from train.common.recipe import Basis
 
     parallel.check_divisible(job.batch_size, len(on))
     source = data.load(job.dataset, data_dir=job.data_dir, image_size=job.image_size)
@@ -101,10 +102,10 @@ def _train(name, config, recipe, points, prepare):
         raise UserError(
             f"{source.name} holds points of the plane, and train.{name} is for images; train.gan and train.wgan_gp take points"
         )
-    folder, stands = run_folder(name, job), None
+    folder, stands = run_folder(name, job), Basis(None)
     if prepare is not None:
         source, stands = prepare(config, source, _begun(folder).get("basis"))
-    built = recipe(config, source.shape, source.num_classes, *(() if stands is None else (stands.about,)))
+    built = recipe(config, source.shape, source.num_classes, *(() if stands.about is None else (stands.about,)))
     if devices.leads():
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
         where = f"{devices.describe(on)}, in {folder}"
@@ -116,8 +117,6 @@ def _train(name, config, recipe, points, prepare):
         "num_classes": source.num_classes,
         "fingerprint": source.fingerprint,
     }
-    if stands is None:
-        return loop.fit(config, configuration.describe(name, config, about), built, source, folder, on)
     description = configuration.describe(name, config, about, stands.about)
     return loop.fit(config, description, built, source, folder, on, stands.parameters)
 

@@ -66,8 +66,8 @@ class Recipe(NamedTuple):
 class Basis(NamedTuple):
     """What a run stands on besides its data: trained networks, a tokenizer."""
 
-    about: dict
-    """All that a recipe must know of it, as JSON; it is kept with the run."""
+    about: dict | None
+    """All that a recipe must know of it, as JSON; it is kept with the run. None where it stands on nothing."""
     parameters: Callable[[], Any] = lambda: None
     """Reads those of its networks, for ``Recipe.init``; called where a run begins."""
 
