@@ -109,7 +109,8 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
     if config.checkpoint.weights is not None:
         made = finetuning.prepare(config.checkpoint.weights, source, begun)
         return furnish(config, source, made.about), made
-    text = reading.basis(config.text, captions.of(source).texts, begun and begun["text"])
+    said = captions.of(source)
+    text = reading.basis(config.text, said.texts, begun and begun["text"])
     stage = trained.basis(config.first_stage.autoencoder, ("vae",), begun and begun["autoencoder"])
     coder = first_stage.coder(stage.about)
     if tuple(stage.about["data"]["shape"]) != source.shape:
@@ -123,7 +124,7 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
         return {"autoencoder": given, "scale": first_stage.scale(coder, given, source), "text": text.parameters()}
 
     about = {"autoencoder": stage.about, "text": text.about}
-    return furnish(config, source, about), Basis(about, parameters)
+    return _furnished(source, said, about), Basis(about, parameters)
 
 
 def furnish(config: Config, source: Any, basis: dict) -> Any:
@@ -132,9 +133,15 @@ def furnish(config: Config, source: Any, basis: dict) -> Any:
     Raises:
         UserError: if pictures have no captions.
     """
-    from train.common import captions, sources
+    from train.common import captions
 
-    said = captions.of(source)
+    return _furnished(source, captions.of(source), basis)
+
+
+def _furnished(source, said, basis):
+    """`furnish` by captions that have been read."""
+    from train.common import sources
+
     ids = reading.ids(basis["text"], said.texts)
     return sources.with_column(source, "tokens", lambda *row: ids[said.number(*row)], sources.digest(ids))
 
