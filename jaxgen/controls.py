@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen import resampling
+
 
 def edges(images, *, sigma=1.0, low=0.1, high=0.2):
     """The lines along which the brightness jumps, one pixel wide: (b, h, w, c) -> (b, h, w, 1), 1 on an edge, else -1.
@@ -49,11 +51,10 @@ def low_resolution(images, *, factor=4):
     Raises:
         ValueError: if such squares do not fill the images.
     """
-    b, h, w, c = images.shape
+    _, h, w, _ = images.shape
     if factor < 1 or h % factor or w % factor:
         raise ValueError(f"images of height x width {h}x{w} are not made of squares of {factor} x {factor} pixels")
-    small = images.reshape(b, h // factor, factor, w // factor, factor, c).mean(axis=(2, 4))
-    return small.repeat(factor, axis=1).repeat(factor, axis=2)
+    return resampling.repeat(resampling.downsample(images, factor), factor)
 
 
 def rectangles(keys, height, width):
