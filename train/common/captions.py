@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.common import folder, sources
-from train.common.errors import UserError, one_line
+from train.common.errors import UserError, first_few, one_line
 
 TEMPLATES = {
     "digits": ("a handwritten {name}", "the digit {name}", "{name}"),
@@ -90,9 +90,10 @@ def of_folder(path: str) -> list[str] | None:
             return None
     missing = [file for file in files if not known.get(file)]
     if missing:
-        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         where = f"in {listed}" if listed.exists() else "in a .txt file beside it"
-        raise UserError(f"{len(missing)} of {len(files)} pictures in {path!r} have no caption {where}: {named}")
+        raise UserError(
+            f"{len(missing)} of {len(files)} pictures in {path!r} have no caption {where}: {first_few(missing)}"
+        )
     return [known[file] for file in files]
 
 

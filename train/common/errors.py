@@ -1,7 +1,7 @@
 """The one exception that a person's mistake raises."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,11 @@ class UserError(ValueError):
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line and not too long, or its kind if it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five of them, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from train.common import sources
-from train.common.errors import UserError
+from train.common.errors import UserError, first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 T = TypeVar("T")
@@ -92,8 +92,7 @@ def beside(source: sources.Source, column: str, path: str, image_size: int | Non
     wanted = pictures(Path(own).expanduser())
     missing = [file for file in wanted if file.rpartition(".")[0] not in found]
     if missing:
-        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
-        raise UserError(f"{path!r} has no pictures of the same names as {', '.join(missing[:5])}{more} in {own!r}")
+        raise UserError(f"{path!r} has no pictures of the same names as {first_few(missing)} in {own!r}")
     (h, w, c), (other_h, other_w, _) = source.shape, others.shape
     if (h, w) != (other_h, other_w):
         raise UserError(
