@@ -242,14 +242,7 @@ def perceptron(params, last, x):
 def described(name: str, source: Source) -> dict:
     """What config.json says of a run of this recipe on this data set."""
     settings, make = {**RECIPES, **STOOD_ON}[name]
-    about = {
-        "name": source.name,
-        "num_examples": len(source),
-        "shape": source.shape,
-        "num_classes": source.num_classes,
-        "fingerprint": source.fingerprint,
-    }
-    return config.describe(make.__module__.removeprefix("train."), settings, about, basis(name, source))
+    return config.describe(make.__module__.removeprefix("train."), settings, source.describe(), basis(name, source))
 
 
 def basis(name: str, source: Source) -> dict | None:

@@ -110,14 +110,7 @@ def _train(name, config, recipe, points, prepare):
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
         where = f"{devices.describe(on)}, in {folder}"
         print(f"{name} on {source.name} ({len(source):,} {examples}), {where}", file=sys.stderr)
-    about = {
-        "name": source.name,
-        "num_examples": len(source),
-        "shape": source.shape,
-        "num_classes": source.num_classes,
-        "fingerprint": source.fingerprint,
-    }
-    description = configuration.describe(name, config, about, stands.about)
+    description = configuration.describe(name, config, source.describe(), stands.about)
     return loop.fit(config, description, built, source, folder, on, stands.parameters)
 
 

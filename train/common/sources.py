@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -56,6 +56,16 @@ class Source:
     def is_points(self) -> bool:
         """Whether the examples are points of the plane."""
         return len(self.shape) == 1
+
+    def describe(self) -> dict[str, Any]:
+        """What a run keeps of it in config.json."""
+        return {
+            "name": self.name,
+            "num_examples": len(self),
+            "shape": self.shape,
+            "num_classes": self.num_classes,
+            "fingerprint": self.fingerprint,
+        }
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The examples at `indices` (b,): {"image": uint8 (b, h, w, c), "label": int32 (b,)}, or with "point", float32 (b, 2);
