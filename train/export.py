@@ -33,7 +33,8 @@ def export(options: Options) -> Path:
     Raises:
         UserError: if the run did not go on with a checkpoint, has none of its own yet, or the checkpoint it began on is gone.
     """
-    from jaxgen.models.stable_diffusion import lora, weights
+    from jaxgen.models import pytorch
+    from jaxgen.models.stable_diffusion import lora
     from train.common import diffusers_folder
 
     description = configuration.read(options.run)
@@ -55,7 +56,7 @@ def export(options: Options) -> Path:
             f"{origin}, which the run began on, is gone, and the other parts are copied from there; put it back"
         )
     diffusers_folder.copy_rest(origin, options.out, ("unet",))
-    diffusers_folder.write_part(options.out / "unet", basis["unet_options"], weights.to_tensors(averaged["unet"]))
+    diffusers_folder.write_part(options.out / "unet", basis["unet_options"], pytorch.to_tensors(averaged["unet"]))
     return options.out
 
 

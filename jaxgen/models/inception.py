@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.models import pytorch
 from jaxgen.models.layers import zeros
 
 SIDE = 299
@@ -23,9 +24,11 @@ FEATURES = 2048
 EPSILON = 1e-3
 """Of batch normalisation."""
 
-_LOGITS = {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}
+_LOGITS = {
+    "kernel": jax.ShapeDtypeStruct((FEATURES, 1008), np.float32),
+    "bias": jax.ShapeDtypeStruct((1008,), np.float32),
+}
 """In the file, and not needed for the features."""
-_WORDS = {"kernel": "weight", "scale": "weight"}
 
 
 def prepare(x):
@@ -185,23 +188,10 @@ def from_tensors(tensors: Mapping[str, Any], shapes: Any) -> Any:
         ValueError: if tensors are missing, surplus or of another shape, as those of torchvision's Inception are, in whose features
             a distance is no FID; it names them, at most 8 of each kind.
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    wanted = {_name(path): _pytorch_shape(leaf.shape) for path, leaf in leaves}
-    found = {name: tuple(x.shape) for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
-    expected = wanted | {name: shape for name, shape in _LOGITS.items() if name in found}
-    complaints = {
-        "missing": [name for name in expected if name not in found],
-        "surplus": [name for name in found if name not in expected],
-        "misshapen": [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
-        ],
-    }
-    if any(complaints.values()):
-        told = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in complaints.items() if names)
-        raise ValueError(f"the tensors are not those of the FID's Inception: {told}")
-    return tree.unflatten([_to_jax(np.asarray(tensors[name])) for name in wanted])
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    logits = {"fc": _LOGITS} if any(name.startswith("fc.") for name in found) else {}
+    params = pytorch.from_tensors(found, shapes | logits, "the FID's Inception")
+    return {name: params[name] for name in shapes}
 
 
 def _chain(x, name, *convolutions):
@@ -219,20 +209,3 @@ def _average(x):
 def _halved(x):
     """The maximum over every other 3x3 square: (b, h, w, c) -> (b, (h - 1) // 2, (w - 1) // 2, c)."""
     return nn.max_pool(x, (3, 3), (2, 2))
-
-
-def _name(path):
-    *modules, leaf = (entry.key for entry in path)
-    return ".".join([*modules, _WORDS.get(leaf, leaf)])
-
-
-def _pytorch_shape(shape):
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else tuple(shape)
-
-
-def _to_jax(array):
-    return np.array(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array, np.float32, order="C")
-
-
-def _listed(names):
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

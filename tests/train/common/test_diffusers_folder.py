@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.models import pytorch
 from jaxgen.models.stable_diffusion import autoencoder, controlnet, text, unet, weights
 from tests.jaxgen.models.stable_diffusion import peers
 from train.common import diffusers_folder
@@ -87,7 +88,7 @@ def test_a_part_that_we_have_written_loads_there_bit_for_bit(name, tmp_path):
     model = PARTS[name][0]
     model.save_pretrained(tmp_path / "theirs")
     config = diffusers_folder.read_config(tmp_path / "theirs")
-    diffusers_folder.write_part(tmp_path / "ours", config, weights.to_tensors(expected(name)))
+    diffusers_folder.write_part(tmp_path / "ours", config, pytorch.to_tensors(expected(name)))
     again, report = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for (key, tensor), (key_again, tensor_again) in zip(
@@ -157,7 +158,7 @@ def test_a_checkpoint_with_one_new_part_and_the_rest_copied_loads_in_diffusers(v
     (tmp_path / "old" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a duplicate")
     tuned = jax.tree.map(lambda p: p + 1, expected("unet"))
     config = diffusers_folder.read_config(tmp_path / "old" / "unet")
-    diffusers_folder.write_part(tmp_path / "new" / "unet", config, weights.to_tensors(tuned))
+    diffusers_folder.write_part(tmp_path / "new" / "unet", config, pytorch.to_tensors(tuned))
     diffusers_folder.copy_rest(tmp_path / "old", tmp_path / "new", {"unet"})
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "new", tokenizer=None, safety_checker=None)
@@ -171,7 +172,7 @@ def test_a_checkpoint_with_one_new_part_and_the_rest_copied_loads_in_diffusers(v
 def test_writing_over_a_part_leaves_no_weights_of_before(tmp_path):
     PARTS["unet"][0].save_pretrained(tmp_path, max_shard_size="20KB")
     config = diffusers_folder.read_config(tmp_path)
-    diffusers_folder.write_part(tmp_path, config, weights.to_tensors(expected("unet")))
+    diffusers_folder.write_part(tmp_path, config, pytorch.to_tensors(expected("unet")))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
@@ -252,7 +253,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_parameters_on_a_device_are_written_too(tmp_path):
     params = jax.tree.map(jnp.asarray, expected("vae"))
-    diffusers_folder.write_part(tmp_path, {"_class_name": "AutoencoderKL"}, weights.to_tensors(params))
+    diffusers_folder.write_part(tmp_path, {"_class_name": "AutoencoderKL"}, pytorch.to_tensors(params))
     read = diffusers_folder.read_tensors(tmp_path)
-    for name, tensor in weights.to_tensors(params).items():
+    for name, tensor in pytorch.to_tensors(params).items():
         np.testing.assert_array_equal(read[name], tensor)

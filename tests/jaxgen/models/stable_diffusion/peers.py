@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.models import pytorch
 from jaxgen.models.stable_diffusion import weights
 
 torch = pytest.importorskip("torch", reason="pip install -r tests/bench/requirements.txt")
@@ -55,7 +56,7 @@ def assert_agree(ours, theirs):
 def assert_map_is_invertible(model, shapes, spelling=lambda name: name):
     """Tensors -> parameters -> tensors: the same names, shapes and bits, but for how names of the model are spelt."""
     theirs = {spelling(name): tensor for name, tensor in tensors(model).items()}
-    ours = weights.to_tensors(weights.from_tensors(theirs, shapes))
+    ours = pytorch.to_tensors(weights.from_tensors(theirs, shapes))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         np.testing.assert_array_equal(ours[name], tensor, strict=True)

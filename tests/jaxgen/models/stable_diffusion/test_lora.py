@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.stable_diffusion import lora, text, unet, weights
+from jaxgen.models import pytorch
+from jaxgen.models.stable_diffusion import lora, text, unet
 from jaxgen.models.stable_diffusion.lora import LowRank
 from jaxgen.models.stable_diffusion.trunk import TrunkConfig
 from tests.jaxgen.models.stable_diffusion.peers import normal, torch
@@ -57,7 +58,7 @@ def file(spelling):
 def test_a_layer_computes_its_own_product_and_that_of_the_factors(spelling):
     changes = lora.from_tensors(file(spelling), SHAPES, "unet", {})
     assert changes.keys() == FACTORS.keys()
-    before, after = (weights.to_tensors(p) for p in (PARAMS, lora.merged(PARAMS, changes, 0.5)))
+    before, after = (pytorch.to_tensors(p) for p in (PARAMS, lora.merged(PARAMS, changes, 0.5)))
     for layer, (down, up) in FACTORS.items():
         x = torch.from_numpy(normal(9, 2, 8, 4, 4))
         w, changed, down, up = (

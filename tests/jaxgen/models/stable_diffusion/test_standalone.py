@@ -16,13 +16,14 @@ from pathlib import Path
 
 import jax, numpy as np
 
+from jaxgen.models import pytorch
 from jaxgen.models.stable_diffusion import autoencoder, controlnet, text, unet, weights
 from train.common import clip_tokenizer, diffusers_folder
 
 config = text.TextConfig(vocabulary=9, positions=5, width=4, hidden=6, layers=1, heads=2)
 zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), text.text_shapes(config))
 folder = Path(tempfile.mkdtemp()) / "text_encoder"
-diffusers_folder.write_part(folder, {"model_type": "clip_text_model"}, weights.to_tensors(zeros))
+diffusers_folder.write_part(folder, {"model_type": "clip_text_model"}, pytorch.to_tensors(zeros))
 params = weights.from_tensors(diffusers_folder.read_tensors(folder), text.text_shapes(config))
 print(text.TextEncoder(config).apply({"params": params}, np.zeros((1, 5), int)).shape)
 """
