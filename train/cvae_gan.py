@@ -40,10 +40,14 @@ DIGITS = Config(
     optimizer=Optimizer(learning_rate=5e-4),
 )
 MNIST = Config(
-    job=replace(gan.MNIST.job, steps=5000),
+    job=replace(gan.MNIST.job, steps=2000),
     network=replace(gan.MNIST.network, latent_dim=32),
-    optimizer=Optimizer(learning_rate=5e-4),
+    kl_weight=20.0,
+    discriminator_matching=0.5,
+    classifier_matching=0.05,
+    optimizer=Optimizer(learning_rate=1e-3, decay_steps=2000),
 )
+"""Codes as short as N(0, I) asks for, and means that weigh as much as pixels: what is drawn from noise is to look like what is decoded."""
 IMAGES = Config(job=gan.IMAGES.job, network=gan.IMAGES.network)
 
 PRESETS = {
