@@ -44,6 +44,12 @@ MNIST = Config(
     r1=0.1,
     optimizer=Optimizer(learning_rate=1e-3, decay_steps=5000),
 )
+STACKED = replace(
+    MNIST,
+    job=replace(MNIST.job, dataset="stacked_mnist", steps=10_000),
+    network=replace(MNIST.network, latent_dim=128),
+    optimizer=replace(MNIST.optimizer, decay_steps=10_000),
+)
 POINTS = Config(
     job=Job(dataset="grid25", steps=42_000, batch_size=128, checkpoint_every=5000, sample_every=2000),
     network=Network(architecture="mlp", latent_dim=2, hidden=(64,) * 6, discriminator_hidden=(64,) * 3, frequencies=32),
@@ -62,6 +68,7 @@ PRESETS = {
     "mnist": MNIST,
     "fashion_mnist": replace(MNIST, job=replace(MNIST.job, dataset="fashion_mnist")),
     "kmnist": replace(MNIST, job=replace(MNIST.job, dataset="kmnist")),
+    "stacked_mnist": STACKED,
     "grid25": POINTS,
     "ring8": replace(POINTS, job=replace(POINTS.job, dataset="ring8")),
     "*": IMAGES,
