@@ -27,7 +27,7 @@ class Model:
             return built.step(state, batch, key)
 
         self.recipe = built._replace(step=step)
-        self._start = {}
+        self._start, self.programs = {}, {}
 
     def start(self, on):
         if len(on) not in self._start:
@@ -42,7 +42,15 @@ class Model:
         states, metrics = zip(*itertools.islice(fold, num_steps), strict=True)
         return states[-1], [{name: float(value) for name, value in row.items()} for row in metrics]
 
+    def parallelize(self, function, devices, **how):
+        """`parallel.parallelize`, which would make the same program anew for every call of the loop."""
+        key = function.__qualname__, *devices, *how.items(), loop.RESIDENT_BYTES
+        if key not in self.programs:
+            self.programs[key] = PARALLELIZE(function, devices, **how)
+        return self.programs[key]
 
+
+PARALLELIZE = parallel.parallelize
 HEAVY = (
     "ddpm",
     "guided_ddpm",
@@ -68,11 +76,17 @@ def model(request):
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def programs_are_kept(model, monkeypatch):
+    monkeypatch.setattr(parallel, "parallelize", model.parallelize)
+
+
 def losses(history):
     return np.array([row["loss"] for row in history])
 
 
 def test_training_is_finite_traced_once_and_lowers_the_loss(model):
+    model.programs.clear()
     model.traces = 0
     state, history = model.train(60)
     assert model.traces == 1
