@@ -148,7 +148,7 @@ def test_what_is_no_file_of_these_weights_is_said(tmp_path):
         inception.load(path, jax.devices()[:1])
     safetensors.numpy.save_file({"fc.bias": np.zeros(1000, np.float32)}, path)
     with pytest.raises(
-        UserError, match=r"inception\.safetensors: the tensors are not those of the FID's Inception: 470 missing"
+        UserError, match=r"inception\.safetensors: the tensors are not those of the FID's Inception: 471 missing"
     ):
         inception.load(path, jax.devices()[:1])
 
