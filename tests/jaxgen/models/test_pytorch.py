@@ -1,26 +1,17 @@
 """The map from names of tensors to parameters, and what it refuses."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
 from jaxgen.models import pytorch
-from jaxgen.models.stable_diffusion import text
-
-CONFIG = text.TextConfig(vocabulary=9, positions=5, width=4, hidden=6, layers=1, heads=2)
-SHAPES = text.text_shapes(CONFIG)
+from tests.jaxgen.models.named import SHAPES, assert_same, random_tensors
 
 
 @pytest.fixture
 def tensors():
-    rng = np.random.default_rng(0)
-    return pytorch.to_tensors(jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), SHAPES))
-
-
-def assert_same(params, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), params, expected)
+    return random_tensors()
 
 
 def test_a_dense_kernel_is_pytorchs_weight_transposed(tensors):
