@@ -12,6 +12,7 @@ from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
 
 SOURCE = data.load("digits")
+PARALLELIZE = parallel.parallelize
 
 
 class Model:
@@ -50,7 +51,6 @@ class Model:
         return self.programs[key]
 
 
-PARALLELIZE = parallel.parallelize
 HEAVY = (
     "ddpm",
     "guided_ddpm",
