@@ -15,13 +15,15 @@ def qkv():
     return tuple(jax.random.normal(key, (2, n, 3, 8)) for key, n in zip(keys, (24, 10, 10), strict=True))
 
 
-@pytest.mark.parametrize("limit", [1, 2 * 3 * 10 * 5, 10**9])
-def test_it_is_attention_all_at_once(qkv, limit):
+@pytest.mark.parametrize(
+    ("limit", "in_cache"), [(1, 10**9), (2 * 3 * 10 * 5, 10**9), (10**9, 10**9), (10**9, 10 * 5), (10**9, 24 * 10)]
+)
+def test_it_is_attention_all_at_once(qkv, limit, in_cache):
     def loss(function):
         return lambda *x: jnp.sin(function(*x)).sum()
 
     def in_turns(*x):
-        return attention.attend_in_turns(*x, limit=limit)
+        return attention.attend_in_turns(*x, limit=limit, in_cache=in_cache)
 
     np.testing.assert_allclose(jax.jit(in_turns)(*qkv), attend(*qkv), atol=1e-6)
     ours, theirs = (jax.jit(jax.grad(loss(f), (0, 1, 2)))(*qkv) for f in (in_turns, attend))
@@ -44,6 +46,12 @@ def test_scores_of_a_large_image_are_never_there_all_at_once(tokens):
     jaxpr = jax.make_jaxpr(jax.grad(lambda q, k, v: attention.attend_in_turns(q, k, v).sum(), (0, 1, 2)))(q, q, q)
     sizes = [v.aval.size * v.aval.dtype.itemsize for j in _all(jaxpr.jaxpr) for e in j.eqns for v in e.outvars]
     assert 2 * attention.SCORES < max(sizes) <= 4 * attention.SCORES < all_scores / 4
+
+
+def test_on_a_cpu_the_scores_of_a_large_image_fit_its_caches():
+    q = jax.ShapeDtypeStruct((2, 2048, 2, 8), jnp.float32)
+    program = jax.jit(attention.attend_in_turns).trace(q, q, q).lower(lowering_platforms=("cpu",)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 3 * 4 * attention.SCORES_IN_CACHE < 4 * 2 * 2 * 2048**2
 
 
 def _all(jaxpr):
