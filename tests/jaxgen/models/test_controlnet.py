@@ -7,18 +7,12 @@ import pytest
 
 from jaxgen.models.controlnet import ControlNet
 from jaxgen.models.unet import UNet
+from tests.jaxgen.models.parameters import drawn, noised
 
 NET = UNet(
     out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(2,), groups=4, patch=2, num_classes=3, dropout=0.5
 )
 BRANCH = ControlNet(NET, hint=(4,))
-
-
-def noised(tree, seed):
-    """The parameters moved away from initialisation."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten([p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +26,7 @@ def inputs():
 @pytest.fixture(scope="module")
 def base(inputs):
     x, t, _, labels = inputs
-    return noised(jax.jit(NET.init)(jax.random.key(1), x, t, None, labels)["params"], 2)
+    return drawn(NET, x, t, None, labels)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +36,7 @@ def fresh(inputs):
 
 
 @jax.jit
-def drawn(base, x, t, labels, residuals=None):
+def predicted(base, x, t, labels, residuals=None):
     return NET.apply({"params": base}, x, t, None, labels, residuals)
 
 
@@ -66,16 +60,16 @@ def test_a_fresh_branch_a_copied_one_too_adds_exactly_nothing(base, fresh, input
     for branch in (fresh, {name: base.get(name, parameters) for name, parameters in fresh.items()}):
         residuals = said(branch, x, t, control, None, labels)
         assert all((y == 0).all() for y in jax.tree.leaves(residuals))
-        np.testing.assert_array_equal(drawn(base, x, t, labels, residuals), drawn(base, x, t, labels))
+        np.testing.assert_array_equal(predicted(base, x, t, labels, residuals), predicted(base, x, t, labels))
 
 
 def test_what_it_says_reaches_the_output_through_every_skip_connection_and_the_middle(base, fresh, inputs):
     x, t, control, labels = inputs
-    plain, (to_skips, to_middle) = drawn(base, x, t, labels), said(noised(fresh, 4), x, t, control, None, labels)
+    plain, (to_skips, to_middle) = predicted(base, x, t, labels), said(noised(fresh, 4), x, t, control, None, labels)
     residuals = [*to_skips, to_middle]
     for i in range(len(residuals)):
         *skips, middle = [y if i == j else jnp.zeros_like(y) for j, y in enumerate(residuals)]
-        assert jnp.abs(drawn(base, x, t, labels, (skips, middle)) - plain).max() > 1e-3
+        assert jnp.abs(predicted(base, x, t, labels, (skips, middle)) - plain).max() > 1e-3
 
 
 def test_each_image_is_controlled_by_its_own_control_and_keys(fresh, inputs):
@@ -93,9 +87,10 @@ def test_each_image_is_controlled_by_its_own_control_and_keys(fresh, inputs):
 def test_a_control_of_twice_the_size_has_as_many_pixels_as_channels_of_the_first_layer(inputs):
     x, t, control, labels = inputs
     twice = jnp.concatenate([control, -control], axis=1).repeat(2, axis=2)
-    params = BRANCH.init(jax.random.key(0), x, t, twice, None, labels)["params"]
-    assert params["hint0"]["kernel"].shape == (3, 3, 16, 4)
-    to_skips, to_middle = BRANCH.apply({"params": params}, x, t, twice, None, labels)
+    (to_skips, to_middle), params = jax.eval_shape(
+        BRANCH.init_with_output, jax.random.key(0), x, t, twice, None, labels
+    )
+    assert params["params"]["hint0"]["kernel"].shape == (3, 3, 16, 4)
     assert [y.shape[1] for y in (*to_skips, to_middle)] == [4, 4, 2, 2, 2]
 
 
@@ -109,8 +104,8 @@ def test_a_control_of_another_size_is_refused(fresh, inputs, size):
 def test_in_bfloat16_parameters_and_what_is_said_stay_float32(base, fresh, inputs):
     x, t, control, labels = inputs
     coarse = ControlNet(NET.clone(dtype=jnp.bfloat16), hint=(4,))
-    residuals = coarse.apply({"params": noised(fresh, 4)}, x, t, control, None, labels)
+    residuals = jax.jit(coarse.apply)({"params": noised(fresh, 4)}, x, t, control, None, labels)
     assert {y.dtype for y in jax.tree.leaves(residuals)} == {jnp.dtype(jnp.float32)}
-    y = NET.clone(dtype=jnp.bfloat16).apply({"params": base}, x, t, None, labels, residuals)
-    exact = drawn(base, x, t, labels, said(noised(fresh, 4), x, t, control, None, labels))
+    y = jax.jit(NET.clone(dtype=jnp.bfloat16).apply)({"params": base}, x, t, None, labels, residuals)
+    exact = predicted(base, x, t, labels, said(noised(fresh, 4), x, t, control, None, labels))
     assert jnp.linalg.norm(y - exact) < 0.1 * jnp.linalg.norm(exact)
