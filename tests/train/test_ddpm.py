@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen import diffusion, diffusion_bound
 from jaxgen.models.unet import UNet
-from tests.train.tiny import DDPM, change
+from tests.train.tiny import DDPM, change, state_of
 from train import ddpm, denoising
 from train.common import data, gallery, loop, parallel
 from train.common.errors import UserError
@@ -15,7 +15,7 @@ from train.common.errors import UserError
 SHAPE = (8, 8, 1)
 
 
-def first_step(config, devices, monkeypatch):
+def first_step(devices):
     """What the loss sees in step 0 on so many devices: x0, t and noise, put together again; and the metrics."""
     seen = {}
 
@@ -27,35 +27,39 @@ def first_step(config, devices, monkeypatch):
         return original(schedule, predict_eps, x0, t, noise, **options)
 
     original = diffusion.simple_loss
-    monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
     on = jax.devices()[:devices]
-    recipe = ddpm.recipe(config, SHAPE)
-    fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
-    state, metrics = next(fold)
-    jax.block_until_ready(state)
-    jax.effects_barrier()
-    monkeypatch.undo()
+    recipe = ddpm.recipe(change(DDPM, dropout=0.0), SHAPE)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
+        fold = loop.steps(recipe, loop.initial_state(recipe, 0, on), data.load("digits"), batch_size=16, seed=0, on=on)
+        state, metrics = next(fold)
+        jax.block_until_ready(state)
+        jax.effects_barrier()
     return [np.concatenate(parts) for parts in zip(*(seen[i] for i in range(devices)), strict=True)], metrics
 
 
+@pytest.fixture(scope="module")
+def alone():
+    return first_step(1)
+
+
 @pytest.mark.slow
-def test_every_number_of_devices_sees_the_same_images_timesteps_and_noise_to_the_bit(monkeypatch):
-    alone, _ = first_step(DDPM, 1, monkeypatch)
+def test_every_number_of_devices_sees_the_same_images_timesteps_and_noise_to_the_bit(alone):
     for devices in (2, 4, 8):
-        shared, _ = first_step(DDPM, devices, monkeypatch)
-        for a, b in zip(alone, shared, strict=True):
+        shared, _ = first_step(devices)
+        for a, b in zip(alone[0], shared, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_loss_starts_at_one(monkeypatch):
+def test_the_loss_starts_at_one(alone):
     """The fresh network predicts 0, so the loss is the mean of eps^2, with standard error sqrt(2 / 1024)."""
-    (_, _, noise), metrics = first_step(change(DDPM, dropout=0.0), 1, monkeypatch)
+    (_, _, noise), metrics = alone
     np.testing.assert_allclose(metrics["loss"], (noise**2).mean(), rtol=1e-5)
     assert abs(metrics["loss"] - 1) < 4 * np.sqrt(2 / noise.size)
 
 
-def test_timesteps_cover_the_chain_and_noise_is_standard_normal(monkeypatch):
-    (x0, t, noise), _ = first_step(DDPM, 1, monkeypatch)
+def test_timesteps_cover_the_chain_and_noise_is_standard_normal(alone):
+    (x0, t, noise), _ = alone
     assert set(t) <= set(range(20))
     assert len(set(t)) > 5
     assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
@@ -78,7 +82,7 @@ def test_a_step_in_pieces_is_the_whole_step():
 def test_the_denoising_chain_ends_in_the_samples(sampler):
     on = jax.devices()[:1]
     recipe = ddpm.recipe(change(DDPM, sampler=sampler), SHAPE)
-    state = loop.initial_state(recipe, 0, on)
+    state = parallel.place(state_of(recipe, 0), on)
     batch = {"image": np.zeros((2, *SHAPE), np.uint8), "label": np.zeros(2, np.int32)}
     key_data = jax.random.key_data(jax.random.key(0))
 
@@ -147,7 +151,7 @@ def test_settings_that_cannot_work_are_refused_in_words(values, said):
 
 
 def state_and_batch(recipe, rows):
-    state = loop.initial_state(recipe, 0, jax.devices()[:1])
+    state = parallel.place(state_of(recipe, 0), jax.devices()[:1])
     return state, {"image": np.zeros((rows, *SHAPE), np.uint8), "label": np.arange(rows, dtype=np.int32) % 10}
 
 
