@@ -17,14 +17,15 @@ from PIL import Image
 from tests.train.tiny import DDPM_FLAGS, VAE_FLAGS
 
 ROOT = Path(__file__).parents[2]
-CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
+# As in this process: most of a test's time is compilation.
+QUICK = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"], "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def start(module, *arguments, cwd, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": CACHE} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | QUICK | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
