@@ -8,19 +8,21 @@ from typing import Any, Literal, NamedTuple
 from train.common.config import free
 from train.common.errors import UserError, check_ranges
 
+Sampler = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "pndm"]
+
 
 @dataclass(frozen=True)
 class Drawing:
     """The sampler and its grid. All of it may change when a run goes on."""
 
-    sampler: Literal["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"] = free("ancestral")
-    """How samples are drawn."""
+    sampler: Sampler = free("ancestral")
+    """How samples are drawn; dpm_solver_sde adds noise at every step, as ancestral does."""
     sample_steps: int = free(250)
     """Timesteps of the sampler, at most T."""
     grid: Literal["trailing", "leading", "linspace", "karras", "even_log_snr"] = free("trailing")
     """Which timesteps."""
     order: int | None = free(None)
-    """Of dpm_solver and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""
+    """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""
     variance: Literal["beta", "beta_tilde"] = free("beta")
     """Of an ancestral step, where it is not learned."""
     eta: float = free(0.0)
@@ -59,7 +61,7 @@ def check(drawing: Drawing, num_timesteps: int, *, labels: bool, zero_terminal_s
     if zero_terminal_snr and (drawing.sampler in ("heun", "pndm") or drawing.grid in ("karras", "even_log_snr")):
         raise UserError(
             f"--sampler {drawing.sampler} --grid {drawing.grid} needs some signal at the end of the chain, and with "
-            "--zero-terminal-snr there is none: take --sampler ancestral, ddim, dpm_solver or unipc, and --grid trailing"
+            "--zero-terminal-snr there is none: take --sampler ancestral, ddim, dpm_solver, dpm_solver_sde or unipc, and --grid trailing"
         )
 
 
@@ -141,8 +143,9 @@ def draw(
         case "ddim":
             key = keys if drawing.eta else None
             return samplers.ddim(mean, schedule, x_T, grid, eta=drawing.eta, key=key, **same)
-        case "dpm_solver":
-            return solvers.dpm_solver(mean, schedule, x_T, grid, order=order, **same)
+        case "dpm_solver" | "dpm_solver_sde":
+            key = keys if drawing.sampler == "dpm_solver_sde" else None
+            return solvers.dpm_solver(mean, schedule, x_T, grid, order=order, key=key, **same)
         case "unipc":
             return solvers.unipc(mean, schedule, x_T, grid, order=order, **same)
         case "heun":

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from train import edits, pretrained
 from train.common.errors import UserError, in_words
 from train.common.tokenizer import Tokenizer
-from train.denoising import Drawing
+from train.denoising import Drawing, Sampler
 from train.pretrained import Checkpoint
 
 
@@ -38,12 +38,12 @@ class Options:
     """Number of images."""
     batch_size: int | None = None
     """Images drawn at a time. Default: as many as are wanted, at most 4 on a device."""
-    sampler: Literal["dpm_solver", "ddim", "unipc", "heun", "pndm", "ancestral"] = "dpm_solver"
+    sampler: Sampler = "dpm_solver"
     """Which sampler."""
     grid: pretrained.Grid | None = None
     """Which timesteps. Default: those of the checkpoint."""
     order: int | None = None
-    """Of dpm_solver and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""
+    """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""
     eta: float = 0.0
     """ddim: noise of a step, from 0, none, to 1, as much as an ancestral one."""
     lora: tuple[Path, ...] = ()
@@ -187,7 +187,7 @@ def draw(options: Options, checkpoint: Checkpoint, task: Task, on: Sequence, set
     if options.sampler in ("heun", "pndm") and not np.isfinite(chain.schedule.log_snrs[-1]):
         raise UserError(
             f"--sampler {options.sampler} needs some signal at the end of the chain, and this checkpoint's has none: "
-            "take dpm_solver, ddim, unipc or ancestral"
+            "take dpm_solver, dpm_solver_sde, ddim, unipc or ancestral"
         )
     say_what_is_cut(options, checkpoint.tokenizer)
     with in_words():

@@ -13,6 +13,7 @@ from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 from train.conditions import Condition
+from train.denoising import Sampler
 from train.edits import Edit
 
 DIFFUSION = ("ddpm", "latent_diffusion", "controlnet", "super_resolution")
@@ -26,14 +27,14 @@ EDITABLE = ("ddpm", "latent_diffusion", "controlnet")
 class Wish:
     """Diffusion models: how to draw. Default: as the run was configured."""
 
-    sampler: Literal["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"] | None = None
+    sampler: Sampler | None = None
     """Which sampler."""
     steps: int | None = None
     """Its timesteps."""
     grid: Literal["trailing", "leading", "linspace", "karras", "even_log_snr"] | None = None
     """Which timesteps."""
     order: int | None = None
-    """Of dpm_solver and unipc, 1 to 3, and heun, 1 or 2."""
+    """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2."""
     eta: float | None = None
     """ddim: noise of a step, 0 to 1."""
     guidance: float | None = None

@@ -25,6 +25,7 @@ SAMPLERS = {
     "DPM-Solver++ 2M": ("dpm_solver", "even_log_snr", 2),
     "DPM-Solver++ 2M, trailing": ("dpm_solver", "trailing", 2),
     "DPM-Solver++ 3M": ("dpm_solver", "even_log_snr", 3),
+    "DPM-Solver++ 2M, SDE": ("dpm_solver_sde", "even_log_snr", 2),
     "UniPC 2": ("unipc", "even_log_snr", 2),
     "Heun": ("heun", "karras", 2),
     "PNDM": ("pndm", "trailing", None),

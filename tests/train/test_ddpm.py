@@ -78,7 +78,7 @@ def test_a_step_in_pieces_is_the_whole_step():
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver", "unipc", "heun", "pndm"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "pndm"])
 def test_the_denoising_chain_ends_in_the_samples(sampler):
     on = jax.devices()[:1]
     recipe = ddpm.recipe(change(DDPM, sampler=sampler), SHAPE)
