@@ -8,7 +8,10 @@ from pathlib import Path
 import jax
 import pytest
 
-# Children of the tests (command-line runs) inherit the cache.
+from tests import compiler
+
+# Children of the tests (command-line runs) inherit these two.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.FLAGS}"
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jaxgen-test-cache"))
 
 if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
@@ -17,7 +20,7 @@ if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # most of a test's time is compilation
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

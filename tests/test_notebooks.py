@@ -38,10 +38,11 @@ def test_a_notebook_is_python_of_at_most_130_lines(path):
 
 
 @pytest.mark.slow
-def test_a_notebook_runs_from_top_to_bottom(path):
+def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="running notebooks needs nbformat, nbclient and ipykernel")
     nbclient = pytest.importorskip("nbclient", reason="running notebooks needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="running notebooks needs ipykernel")
+    monkeypatch.delenv("XLA_FLAGS")  # it runs longer than it compiles
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     client = nbclient.NotebookClient(

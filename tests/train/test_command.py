@@ -17,7 +17,7 @@ from PIL import Image
 from tests.train.tiny import DDPM_FLAGS, VAE_FLAGS
 
 ROOT = Path(__file__).parents[2]
-# As in this process: most of a test's time is compilation.
+# As in this process.
 QUICK = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"], "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 

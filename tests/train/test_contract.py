@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import compiler
 from tests.train.tiny import RECIPES, build, furnished, given
 from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
@@ -45,7 +46,8 @@ class Model:
 
     def parallelize(self, function, devices, **how):
         """`parallel.parallelize`, which would make the same program anew for every call of the loop."""
-        key = function.__qualname__, *devices, *how.items(), loop.RESIDENT_BYTES
+        options = parallel.compiler_options(devices[0].platform)
+        key = function.__qualname__, *devices, *how.items(), *options.items(), loop.RESIDENT_BYTES
         if key not in self.programs:
             self.programs[key] = PARALLELIZE(function, devices, **how)
         return self.programs[key]
@@ -81,6 +83,13 @@ def programs_are_kept(model, monkeypatch):
     monkeypatch.setattr(parallel, "parallelize", model.parallelize)
 
 
+@pytest.fixture
+def compiled_as_usual(monkeypatch):
+    """For promises of bits that two programs share."""
+    options = parallel.compiler_options
+    monkeypatch.setattr(parallel, "compiler_options", lambda *arguments: options(*arguments) | compiler.USUAL)
+
+
 def losses(history):
     return np.array([row["loss"] for row in history])
 
@@ -112,6 +121,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(model):
     assert fingerprint(other.params, {}) != fingerprint(model.start(jax.devices()[:1]).params, {})
 
 
+@pytest.mark.usefixtures("compiled_as_usual")
 def test_pmap_and_shard_map_train_the_same_bits(model):
     pmapped, sharded = (model.train(3, devices=2, how=how)[0] for how in ("pmap", "shard_map"))
     assert fingerprint(pmapped, {}) == fingerprint(sharded, {})
@@ -134,6 +144,7 @@ def test_a_state_trained_on_8_devices_goes_on_on_1_and_the_reverse(model):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_as_usual")
 def test_strides_take_the_same_steps_whatever_their_length_and_a_loop_ends_with_the_same_bits(model):
     on = jax.devices()[:2]
 

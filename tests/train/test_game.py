@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen import adversarial
+from tests import compiler
 from tests.train.tiny import GAN, PERCEPTRONS, SHAPE, WGAN_GP, batch_of, draw, state_of, step
 from train import game, gan, wgan_gp
 from train.common import data, loop
@@ -60,7 +61,9 @@ def test_the_step_of_one_program_is_k_plus_1_separate_moves_to_the_bit(network):
 
     def on_one_device(function):
         mapped = jax.vmap(function, in_axes=None, out_axes=0, axis_name="data", axis_size=1)
-        return jax.jit(lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*arguments)))
+        return jax.jit(
+            lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*arguments)), compiler_options=compiler.USUAL
+        )
 
     together = on_one_device(lambda state, rows, key: game.play(played, K, state, rows, key)[0])(state, batch, key)
     apart = state
