@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from tests import compiler
+from train.common import parallel
 
 # Children of the tests (command-line runs) inherit these two.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.FLAGS}"
@@ -29,6 +30,13 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def compiled_as_usual(monkeypatch):
+    """For promises of bits that programs of `train.common.parallel` share."""
+    options = parallel.compiler_options
+    monkeypatch.setattr(parallel, "compiler_options", lambda *arguments: options(*arguments) | compiler.USUAL)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import compiler
 from tests.train.tiny import RECIPES, build, furnished, given
 from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
@@ -81,13 +80,6 @@ def model(request):
 @pytest.fixture(autouse=True)
 def programs_are_kept(model, monkeypatch):
     monkeypatch.setattr(parallel, "parallelize", model.parallelize)
-
-
-@pytest.fixture
-def compiled_as_usual(monkeypatch):
-    """For promises of bits that two programs share."""
-    options = parallel.compiler_options
-    monkeypatch.setattr(parallel, "compiler_options", lambda *arguments: options(*arguments) | compiler.USUAL)
 
 
 def losses(history):
@@ -176,6 +168,7 @@ def test_samples_are_images_one_per_row_and_the_same_on_8_devices(model):
     np.testing.assert_allclose(on_eight, images, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("compiled_as_usual")
 def test_a_large_set_fed_batch_by_batch_trains_like_one_on_the_device(model, monkeypatch):
     resident, _ = model.train(3)
     monkeypatch.setattr(loop, "RESIDENT_BYTES", 0)

@@ -34,6 +34,7 @@ def bits(tree):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_as_usual")
 @NAMES
 def test_before_the_first_step_it_draws_what_its_base_draws_to_the_bit(name):
     recipe, state = start(name)
