@@ -12,7 +12,7 @@ from tests import compiler
 from train.common import parallel
 
 # Children of the tests (command-line runs) inherit these two.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.FLAGS}".strip()
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jaxgen-test-cache"))
 
 if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
