@@ -77,7 +77,7 @@ def test_the_law_of_ancestral_samples_tends_to_the_datas_with_order_one(monkeypa
 
 def test_ancestral_samples_have_the_mean_and_the_covariance_of_the_data():
     """The same with its real noise: n samples know a covariance to 1/sqrt(n), and 1,000 steps to 1/1000 times a few."""
-    schedule, n = schedules.linear(), 5000
+    schedule, n = schedules.linear(), 20_000
     x = samplers.ancestral(jax.random.key(0), gaussian_denoiser(schedule), schedule, (n, 2))
     np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * np.sqrt(0.6 / n) + 5e-3)
     np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=4 * 0.6 * np.sqrt(2 / n) + 5e-3)

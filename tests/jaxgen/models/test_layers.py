@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.test_util import check_grads
 
 from jaxgen.models import attention, layers, normalization
+from tests.jaxgen.models.parameters import noised
 
 
 def normal(seed, *shape):
@@ -197,7 +198,7 @@ def test_attention_to_scores_beyond_the_range_of_exp_is_finite():
 def test_self_attention_commutes_with_permutations_of_the_pixels():
     x = normal(0, 2, 4, 3, 8)
     layer = layers.SelfAttention(head_dim=4, groups=4)
-    params = randomised(layer.init(jax.random.key(0), x))
+    params = noised(layer.init(jax.random.key(0), x), 0, scale=0.3)
     order = jax.random.permutation(jax.random.key(1), 12)
 
     def shuffle(image):
@@ -212,12 +213,6 @@ def test_head_dim_that_does_not_divide_the_channels_is_refused():
 
 
 # Residual layers
-
-
-def randomised(params):
-    """The same tree with normal noise added, so that nothing is zero."""
-    leaves, tree = jax.tree.flatten(params)
-    return tree.unflatten([leaf + 0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
 
 def test_a_fresh_attention_layer_is_the_identity():
@@ -243,7 +238,7 @@ def test_the_shortcut_of_a_fresh_residual_block_is_a_1x1_convolution():
 def test_a_residual_block_is_the_formula_of_its_docstring():
     x, embedding = normal(0, 2, 4, 6, 8), normal(1, 2, 16)
     block = layers.ResidualBlock(8, groups=4)
-    params = randomised(block.init(jax.random.key(0), x, embedding))
+    params = noised(block.init(jax.random.key(0), x, embedding), 0, scale=0.3)
     p = params["params"]
 
     def conv(name, h):
