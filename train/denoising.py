@@ -9,6 +9,7 @@ from train.common.config import free
 from train.common.errors import UserError, check_ranges
 
 Sampler = Literal["ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "unipc", "heun", "pndm"]
+Grid = Literal["trailing", "leading", "linspace", "karras", "even_log_snr"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Drawing:
     """How samples are drawn; dpm_solver_sde adds noise at every step, as ancestral does."""
     sample_steps: int = free(250)
     """Timesteps of the sampler, at most T."""
-    grid: Literal["trailing", "leading", "linspace", "karras", "even_log_snr"] = free("trailing")
+    grid: Grid = free("trailing")
     """Which timesteps."""
     order: int | None = free(None)
     """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""

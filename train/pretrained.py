@@ -9,10 +9,9 @@ import numpy as np
 from train.common import clip_tokenizer, diffusers_folder
 from train.common.errors import UserError, in_words
 from train.common.tokenizer import Tokenizer
+from train.denoising import Grid
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
-
-Grid = Literal["trailing", "leading", "linspace", "karras", "even_log_snr"]
 
 
 class Chain(NamedTuple):

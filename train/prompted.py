@@ -12,7 +12,7 @@ from tqdm import tqdm
 from train import edits, pretrained
 from train.common.errors import UserError, in_words
 from train.common.tokenizer import Tokenizer
-from train.denoising import Drawing, Sampler
+from train.denoising import Drawing, Grid, Sampler
 from train.pretrained import Checkpoint
 
 
@@ -40,7 +40,7 @@ class Options:
     """Images drawn at a time. Default: as many as are wanted, at most 4 on a device."""
     sampler: Sampler = "dpm_solver"
     """Which sampler."""
-    grid: pretrained.Grid | None = None
+    grid: Grid | None = None
     """Which timesteps. Default: those of the checkpoint."""
     order: int | None = None
     """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2. Default: 2."""

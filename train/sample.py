@@ -13,7 +13,7 @@ from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError, check_counts
 from train.conditions import Condition
-from train.denoising import Sampler
+from train.denoising import Grid, Sampler
 from train.edits import Edit
 
 DIFFUSION = ("ddpm", "latent_diffusion", "controlnet", "super_resolution")
@@ -31,7 +31,7 @@ class Wish:
     """Which sampler."""
     steps: int | None = None
     """Its timesteps."""
-    grid: Literal["trailing", "leading", "linspace", "karras", "even_log_snr"] | None = None
+    grid: Grid | None = None
     """Which timesteps."""
     order: int | None = None
     """Of dpm_solver, dpm_solver_sde and unipc, 1 to 3, and heun, 1 or 2."""
