@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen import diffusion
+from jaxgen import diffusion, guidance
 from jaxgen.diffusion import Images, Quantity
 from jaxgen.samplers import Denoiser, Grid, check, estimate, fold_in, normal
 from jaxgen.schedules import Schedule
@@ -47,13 +47,7 @@ def replace_known(
         ValueError: if the mask does not broadcast to the images.
     """
     mask = _checked(mask, known)
-
-    def predict_knowing(xt, t):
-        x0, _ = diffusion.x0_and_eps(schedule, xt, t, predict(xt, t), predicts)
-        x0 = mask * known + (1 - mask) * x0
-        return diffusion.target(schedule, x0, t, diffusion.predict_eps(schedule, xt, t, x0), predicts)
-
-    return predict_knowing
+    return guidance.revised(predict, schedule, lambda x0: mask * known + (1 - mask) * x0, predicts=predicts)
 
 
 def repaint(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen import diffusion
-from jaxgen.diffusion import Images, Timesteps
+from jaxgen.diffusion import Images, Quantity, Timesteps
 from jaxgen.samplers import Denoiser
 from jaxgen.schedules import Schedule
 
@@ -73,6 +73,20 @@ def classifier(
         return predict_eps(xt, t) - _shaped(scale, xt) * sigma * gradient
 
     return guided
+
+
+def revised(
+    predict: Denoiser, schedule: Schedule, revise: Callable[[Images], Images], *, predicts: Quantity = "eps"
+) -> Denoiser:
+    """The denoiser whose estimate of x_0 is ``revise`` of that of ``predict``, for what is known of the image besides; eps follows from it
+    and x_t. The last step of every sampler lands on what revise gives.
+    """
+
+    def knowing(xt, t):
+        x0 = revise(diffusion.x0_and_eps(schedule, xt, t, predict(xt, t), predicts)[0])
+        return diffusion.target(schedule, x0, t, diffusion.predict_eps(schedule, xt, t, x0), predicts)
+
+    return knowing
 
 
 def _shaped(scale, like):

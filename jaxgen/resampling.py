@@ -7,10 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgen import diffusion
-from jaxgen.samplers import Denoiser
-from jaxgen.schedules import Schedule
-
 HALVINGS = 32
 """Of the interval in which `project` looks for the shift of a square."""
 
@@ -55,6 +51,10 @@ def project(
     ``within`` bounds, of the images in them: clip(x + shift) with one shift for each square, found by halving an interval (the
     conditions of Karush, Kuhn and Tucker). Where nothing is clipped it is the same. Such images exist where ``low`` lies within the
     bounds itself; else the result is as near as they allow.
+
+    As what revises the estimates of a denoiser (`guidance.revised`) it is the null-space method (Wang et al. 2023, "DDNM",
+    arXiv:2212.00490, section 3) for means over squares, whose pseudo-inverse is `repeat`; within bounds, which the paper does not
+    keep, clipping x_0 later changes nothing.
     """
     if within is None:
         return x + repeat(low - downsample(x, factor), factor)
@@ -75,26 +75,3 @@ def project(
     ends = least - squares.max(axis=(2, 4), keepdims=True), most - squares.min(axis=(2, 4), keepdims=True)
     below, above = jax.lax.fori_loop(0, HALVINGS, halve, ends)
     return jnp.clip(squares + (below + above) / 2, least, most).reshape(x.shape)
-
-
-def replace_low(
-    predict: Denoiser,
-    schedule: Schedule,
-    low: Float[Array, "b h/factor w/factor c"],
-    factor: int,
-    *,
-    predicts: diffusion.Quantity = "eps",
-) -> Denoiser:
-    """The denoiser that also knows the low resolution of the image: its estimate of x_0 is the nearest one in [-1, 1] that has it. Every
-    sampler takes it, and its last step lands on such an image.
-
-    The null-space method (Wang et al. 2023, "DDNM", arXiv:2212.00490, section 3) for means over squares, whose pseudo-inverse is
-    `repeat`; with the bounds, which the paper does not keep, clipping x_0 later changes nothing.
-    """
-
-    def predict_knowing(xt, t):
-        x0, _ = diffusion.x0_and_eps(schedule, xt, t, predict(xt, t), predicts)
-        x0 = project(x0, low, factor, within=(-1.0, 1.0))
-        return diffusion.target(schedule, x0, t, diffusion.predict_eps(schedule, xt, t, x0), predicts)
-
-    return predict_knowing

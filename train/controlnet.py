@@ -218,8 +218,8 @@ def model(config: Config, base: diffusing.Model, image_shape: tuple[int, int, in
     def known(weights, told):
         return {**told, "base": base.known(weights["base"], told["base"])}
 
-    def image(weights, x0):
-        return base.image(weights["base"], x0)
+    def image(weights, x0, told):
+        return base.image(weights["base"], x0, told["base"])
 
     return diffusing.Model(base.shape, init, apply, x0, told, untold, known, image, of_pixels=base.of_pixels)
 

@@ -74,8 +74,8 @@ class Model(NamedTuple):
     """told -> what they are told where it is hidden, for guidance; None if nothing ever is."""
     known: Callable[[dict, Any], Any] = lambda weights, told: told
     """weights, told -> what ``apply`` sees of it, the same at every timestep."""
-    image: Callable[[dict, Any], Any] = lambda weights, x0: x0
-    """weights, x_0 -> images (b, h, w, c) in [-1, 1]."""
+    image: Callable[[dict, Any, Any], Any] = lambda weights, x0, told: x0
+    """weights, x_0, told -> images (b, h, w, c) in [-1, 1]."""
     size: Callable[[dict], tuple[int, ...]] | None = None
     """batch -> the shape of one x_0 that is drawn for it, if it may be another than that of training."""
     certain: Callable[[Any, Any, Any], Any] | None = None
@@ -199,7 +199,7 @@ def build(config: Any, model: Model) -> Any:
         return denoising.draw(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, **draw)
 
     def sample(state, batch, key):
-        return model.image(averaged(state), run_chain_backwards(state, batch, key))
+        return model.image(averaged(state), run_chain_backwards(state, batch, key), model.told(batch, None))
 
     def edit(state, batch, key, strength, resamplings):
         x_T, chain_key = noise(batch, key)
@@ -207,7 +207,7 @@ def build(config: Any, model: Model) -> Any:
         small = None if mask is None else denoising.where_all_is_known(mask, model.shape[:2])
         known = denoising.Known(model.x0(weights, batch, None), small, strength, resamplings)
         drawn = denoising.edit(drawing, chain_key, denoiser(state, batch), schedule, x_T, grid, known, **how)
-        image = model.image(weights, drawn)
+        image = model.image(weights, drawn, model.told(batch, None))
         if mask is None or model.of_pixels:
             return image
         return jnp.where(mask == 1, images.to_unit_range(batch["image"]), image)
@@ -222,9 +222,8 @@ def build(config: Any, model: Model) -> Any:
         states = run_chain_backwards(state, batch, key, trajectory=True)[1]
         # Thirty-odd moments, denser towards the end, where the picture appears.
         chosen = (len(states) - 1) * (1 - np.linspace(1, 0, 36) ** 2)
-        states = states[np.unique(chosen.round().astype(int))].swapaxes(0, 1)
-        shown = model.image(averaged(state), states.reshape(-1, *model.shape))
-        return shown.reshape(*states.shape[:2], *shown.shape[1:])
+        states, told = states[np.unique(chosen.round().astype(int))], model.told(batch, None)
+        return jax.vmap(lambda x0: model.image(averaged(state), x0, told), out_axes=1)(states)
 
     with in_words():  # the network says itself which x_0 it takes
         jax.eval_shape(init, jax.random.key(0))

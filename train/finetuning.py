@@ -144,7 +144,7 @@ def model(rank: int, basis: dict, image_shape: tuple[int, int, int], tokens: Any
     def context(weights, ids):
         return text.apply({"params": weights["text"]}, ids)
 
-    def image(weights, z):
+    def image(weights, z, told):
         return autoencoder.apply({"params": weights["autoencoder"]}, z / scale, method="decode")
 
     return diffusing.Model(shape, init, apply, z0, tokens, no_tokens, context, image, of_pixels=False)

@@ -215,7 +215,7 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, b
     def context(weights, ids):
         return text.apply({"params": weights["text"]}, ids)
 
-    def image(weights, z):
+    def image(weights, z, told):
         return coder.decode(weights["autoencoder"], z / weights["scale"])
 
     return diffusing.Model(coder.shape, init, apply, z0, tokens, no_tokens, context, image, of_pixels=False)

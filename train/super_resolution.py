@@ -1,9 +1,9 @@
 """Super-resolution by diffusion (Saharia et al. 2021, "SR3", arXiv:2104.07636): python -m train.super_resolution --dataset mnist
 
-Images given their low resolution, the means over squares of --factor pixels a side: the network sees it, enlarged by bicubic
-interpolation, beside x_t, and what it predicts is the difference from that. In training the low resolution is noisy by a level that is
-told (Ho et al. 2021, "Cascaded diffusion models", arXiv:2106.15282, section 4), so that it may be less than perfect later. What is
-drawn has the very low resolution that was given: `resampling.replace_low`.
+Images given their low resolution, the means over squares of --factor pixels a side: what is diffused is their difference from it as
+bicubic interpolation enlarges it (Li et al. 2021, "SRDiff", arXiv:2104.14951), and the network sees that beside x_t. In training what it
+sees is noisy by a level that is told (Ho et al. 2021, "Cascaded diffusion models", arXiv:2106.15282, section 4), so that the low
+resolution may be less than perfect later. What is drawn has the very one that was given: `resampling.project`.
 """
 
 import sys
@@ -28,6 +28,8 @@ class Config:
     network: Network = field(default_factory=Network)
     chain: Chain = field(default_factory=lambda: Chain(predicts="v"))
     optimizer: Optimizer = ddpm.ADAM
+    deviation: float = 0.2
+    """Standard deviation, in [-1, 1], of images about their enlarged low resolution: the unit in which the difference is diffused."""
     pieces: int = 1
     """Pieces in which a device takes its rows one after the other, adding up gradients, to save memory."""
     noise_levels: int = 100
@@ -59,10 +61,18 @@ MNIST = replace(
     job=replace(ddpm.MNIST.job, steps=3000, sample_every=1000),
     network=ddpm.MNIST.network,
     optimizer=replace(ddpm.MNIST.optimizer, decay_steps=3000),
+    deviation=0.4,
 )
 """Half an hour on two CPU cores."""
 
-DIGITS = replace(SMALL, job=ddpm.DIGITS.job, factor=2, network=ddpm.DIGITS.network, optimizer=ddpm.DIGITS.optimizer)
+DIGITS = replace(
+    SMALL,
+    job=ddpm.DIGITS.job,
+    factor=2,
+    network=ddpm.DIGITS.network,
+    optimizer=ddpm.DIGITS.optimizer,
+    deviation=0.4,
+)
 """A few minutes on two CPU cores."""
 
 PRESETS = {
@@ -168,12 +178,13 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
     import jax
     import jax.numpy as jnp
 
-    from jaxgen import diffusion, resampling, tiling
+    from jaxgen import diffusion, guidance, resampling, tiling
     from train import denoising
     from train.common import images
 
     (height, width, channels), factor, chain = image_shape, config.factor, config.chain
     check_ranges(
+        ("deviation", config.deviation, 1e-3, 1.0),
         ("noise-levels", config.noise_levels, 1, chain.num_timesteps),
         ("noise-level", config.noise_level, 0, config.noise_levels - 1),
     )
@@ -210,11 +221,7 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
         wide, level = known
 
         def predict(xt, t, wide):
-            said = net.apply({"params": weights}, jnp.concatenate([xt, wide], axis=-1), t, dropout_key, level=level)
-            mean, *variance = jnp.split(said, 2, axis=-1) if chain.learn_variance else [said]
-            # All three quantities are linear in (x_0, eps): what remains for the network is that of (x_0 - wide, eps).
-            mean += diffusion.target(schedule, wide, t, jnp.zeros_like(wide), chain.predicts)
-            return jnp.concatenate([mean, *variance], axis=-1)
+            return net.apply({"params": weights}, jnp.concatenate([xt, wide], axis=-1), t, dropout_key, level=level)
 
         if xt.shape[1:3] == tile:
             return predict(xt, t, wide)
@@ -232,18 +239,30 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
         _, h, w, c = low_resolution(batch, factor).shape
         return h * factor, w * factor, c
 
+    def difference(image, low):
+        return (image - resampling.upsample(low, factor)) / config.deviation
+
+    def enlarged(low, x0):
+        return resampling.upsample(low, factor) + config.deviation * x0
+
+    def x0(_, batch, keys):
+        return difference(images.to_unit_range(batch["image"]), low_resolution(batch, factor))
+
+    def image(_, x0, told):
+        return enlarged(told[0], x0).clip(-1, 1)
+
     def certain(predict, schedule, told):
-        return resampling.replace_low(predict, schedule, told[0], factor, predicts=chain.predicts)
+        low, *_ = told
+
+        def nearest(x0):
+            """Of all images, or of those with the given low resolution."""
+            x = enlarged(low, x0)
+            return difference(resampling.project(x, low, factor, (-1, 1)) if config.consistent else x.clip(-1, 1), low)
+
+        return guidance.revised(predict, schedule, nearest, predicts=chain.predicts)
 
     return diffusing.Model(
-        image_shape,
-        init,
-        apply,
-        lambda weights, batch, keys: images.to_unit_range(batch["image"]),
-        told,
-        known=known,
-        size=size,
-        certain=certain if config.consistent else None,
+        image_shape, init, apply, x0, told, None, known, image, size=size, certain=certain, of_pixels=False
     )
 
 

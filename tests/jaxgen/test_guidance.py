@@ -107,3 +107,23 @@ def test_classifier_free_guidance_draws_the_likelier_images_of_a_class_the_more_
 def test_a_share_of_rescaling_lies_between_nothing_and_all():
     with pytest.raises(ValueError, match=r"between 0, nothing, and 1, .*; got 1\.5"):
         guidance.rescaled(constant(0), constant(0), 2.0, 1.5)
+
+
+# Revised estimates
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_a_revised_denoiser_estimates_the_revised_image_and_the_noise_that_goes_with_it(predicts):
+    xt, said = images(2), images(0)
+    x0, _ = diffusion.x0_and_eps(SCHEDULE, xt, T, said, predicts)
+    knowing = guidance.revised(constant(said), SCHEDULE, jnp.sin, predicts=predicts)
+    found, eps = diffusion.x0_and_eps(SCHEDULE, xt, T, knowing(xt, T), predicts)
+    np.testing.assert_allclose(found, jnp.sin(x0), atol=1e-9)
+    np.testing.assert_allclose(diffusion.q_sample(SCHEDULE, found, T, eps), xt, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_to_revise_nothing_changes_nothing():
+    same = guidance.revised(constant(images(0)), SCHEDULE, lambda x0: x0)
+    np.testing.assert_allclose(same(images(2), T), images(0), atol=1e-7)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import diffusion, grids, resampling, samplers, schedules
+from jaxgen import diffusion, grids, guidance, resampling, samplers, schedules
 
 X = np.random.default_rng(0).uniform(-1, 1, (3, 6, 8, 2))
 SCHEDULE = schedules.linear()
@@ -102,14 +102,17 @@ def test_black_and_white_squares_are_black_and_white_and_low_resolutions_out_of_
 
 
 @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
-def test_every_sampler_lands_on_an_image_of_the_known_low_resolution(predicts):
+def test_with_projected_estimates_every_sampler_lands_on_an_image_of_the_known_low_resolution(predicts):
     """With a denoiser that knows nothing at all."""
 
     def predict(xt, t):
         x0 = jnp.tanh(3 * xt)
         return diffusion.target(SCHEDULE, x0, t, diffusion.predict_eps(SCHEDULE, xt, t, x0), predicts)
 
-    knowing = resampling.replace_low(predict, SCHEDULE, low(), 2, predicts=predicts)
+    def project(x0):
+        return resampling.project(x0, low(), 2, within=(-1.0, 1.0))
+
+    knowing = guidance.revised(predict, SCHEDULE, project, predicts=predicts)
     x_T = jax.random.normal(jax.random.key(0), X.shape)
     grid = grids.trailing(1000, 7)
     how = {"predicts": predicts, "clip_x0": True}

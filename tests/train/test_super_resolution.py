@@ -1,5 +1,7 @@
 """What the network is told, what it must say, and that what is drawn has the low resolution that was given, at any size."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,20 +45,35 @@ def network(monkeypatch):
 
 
 @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
-def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image(network, predicts):
+def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image_in_its_unit(network, predicts):
     """Each batch is of one image, known to the network."""
-    settings = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1)
+    settings = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1, deviation=0.3)
     schedule = denoising.schedule("cosine", 20)
     batch = {name: np.repeat(column[:1], 16, axis=0) for name, column in DIGITS.items()}
-    x0 = images.to_unit_range(jnp.asarray(batch["image"]))
+    image = images.to_unit_range(jnp.asarray(batch["image"]))
 
     def say(xt, wide, t, level):
-        eps = diffusion.predict_eps(schedule, xt, t, x0)
-        return diffusion.target(schedule, x0 - wide, t, eps, predicts)
+        x0 = (image - wide) / 0.3
+        return diffusion.target(schedule, x0, t, diffusion.predict_eps(schedule, xt, t, x0), predicts)
 
     network(say)
     made = super_resolution.recipe(settings, SHAPE)
     assert step(made, state_of(made, 0), batch, KEY)["loss"] < 1e-8
+
+
+PREPARED = Path(__file__).parents[3] / "shared" / "data" / "tfds"
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_a_presets_unit_is_the_spread_of_its_datas_differences(name):
+    """So that what is diffused has the variance 1 that the chain is made for."""
+    if name != "digits" and not PREPARED.exists():
+        pytest.skip(f"needs {PREPARED}")
+    config = super_resolution.PRESETS[name]
+    source = data.load(name, data_dir=PREPARED)
+    image = images.to_unit_range(jnp.asarray(source.rows(np.arange(500))["image"]))
+    wide = resampling.upsample(resampling.downsample(image, config.factor), config.factor)
+    np.testing.assert_allclose((image - wide).std(), config.deviation, rtol=0.15)
 
 
 def test_in_training_the_enlarged_image_is_as_noisy_as_the_level_says(network):
