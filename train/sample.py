@@ -1,5 +1,6 @@
 """Draw images, or points of the plane, with a trained model: python -m train.sample RUN --num 64"""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -113,8 +114,9 @@ def sample(options: Options) -> list[Path]:
 
     out = options.out or options.run / "samples"
     text = {"run": str(options.run), "step": str(step), "seed": str(options.seed)}
+    name = _name(options, description)
     if len(description["data"]["shape"]) == 1:
-        written = [out / f"points_seed{options.seed}.png"]
+        written = [out / f"{name}.png"]
         source = trained.images(description, "train", None)
         data = source.rows(np.arange(len(source)))["point"]
         picture = scatter.picture(drawn, data[: scatter.POINTS], scatter.square_around(data))
@@ -122,14 +124,24 @@ def sample(options: Options) -> list[Path]:
         return written
     images = pictures.to_uint8(drawn)
     if options.separate or low_res is not None:
-        name = "sample" if low_res is None else f"{low_res.stem}_seed{options.seed}"
         written = [out / f"{name}_{i:05d}.png" for i in range(len(images))]
         for path, image in zip(written, images, strict=True):
             pictures.save_png(path, image, text)
     else:
-        written = [out / f"grid_seed{options.seed}.png"]
+        written = [out / f"{name}.png"]
         pictures.save_png(written[0], pictures.grid(images), text)
     return written
+
+
+def _name(options: Options, description: dict) -> str:
+    """What was asked for, as the beginning of a file's name."""
+    condition, kind = options.condition, "points" if len(description["data"]["shape"]) == 1 else "images"
+    asked = [path.stem for path in (condition.low_res, condition.control, options.edit.init_image) if path]
+    if condition.prompt is not None:
+        asked.append("-".join(re.findall(r"\w+", condition.prompt))[:60])
+    if options.label is not None:
+        asked.append(f"label{options.label}")
+    return "_".join([*(asked or [kind]), f"seed{options.seed}"])
 
 
 def _change(description: dict, options: Options) -> Callable[[Any], Any]:

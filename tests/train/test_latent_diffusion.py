@@ -107,6 +107,7 @@ def test_a_prompt_is_what_is_drawn(run, tmp_path, monkeypatch):
     for prompt in ("a handwritten seven", "six"):
         options = sample.Options(folder, num=3, out=tmp_path / prompt[-3:], separate=True, accelerator="cpu")
         written = sample.sample(replace(options, condition=Condition(prompt)))
+        assert written[0].name == f"{prompt.replace(' ', '-')}_seed0_00000.png"
         expected = round((reading.prompt(text, prompt)[2] / 1000 + 1) * 127.5)
         assert {int(np.asarray(Image.open(path)).max()) for path in written} == {expected}
 

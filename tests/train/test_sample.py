@@ -68,11 +68,21 @@ def test_the_same_noise_as_another_class_is_another_image_and_the_same_seed_the_
 
 def test_another_seed_draws_other_images_into_another_grid(runs):
     written = [sample(Options(runs["vae"], num=3, seed=seed, accelerator="cpu"))[0] for seed in (0, 1)]
-    assert [path.name for path in written] == ["grid_seed0.png", "grid_seed1.png"]
+    assert [path.name for path in written] == ["images_seed0.png", "images_seed1.png"]
     assert written[0].parent == runs["vae"] / "samples"
     pictures = [Image.open(path) for path in written]
     assert pictures[1].text == {"run": str(runs["vae"]), "step": "7", "seed": "1"}
     assert (np.asarray(pictures[0]) != np.asarray(pictures[1])).any()
+
+
+def test_files_are_named_after_what_was_asked_for(runs, telling, tmp_path):
+    for asked, name in (
+        ({"label": 3}, "label3_seed0.png"),
+        ({"separate": True, "num": 1, "seed": 2}, "images_seed2_00000.png"),
+        ({"separate": True, "num": 1, "label": 0}, "label0_seed0_00000.png"),
+    ):
+        options = Options(runs["cvae"], out=tmp_path, accelerator="cpu", **asked)
+        assert [path.name for path in sample(options)] == [name]
 
 
 def test_a_ddpm_is_drawn_with_the_sampler_that_is_asked_for(runs, monkeypatch):

@@ -45,7 +45,9 @@ def network(monkeypatch):
 
 
 @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
-def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image_in_its_unit(network, predicts):
+def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image_in_its_unit(
+    network, predicts
+):
     """Each batch is of one image, known to the network."""
     settings = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1, deviation=0.3)
     schedule = denoising.schedule("cosine", 20)

@@ -86,8 +86,8 @@ def test_a_session_lasts_from_its_start_to_its_end_whatever_the_time_zone(tmp_pa
 
 def test_pictures_are_grids_by_step_or_have_a_name_and_other_numbered_ones_are_passed_over(tmp_path):
     grids = ["step_00001000.png", "step_00000500.png"]
-    named = ["denoising.gif", "final.png", "grid_seed12.png", "step_x.png"]
-    for name in [*grids, *named, "sample_00012.png", ".final.png.1.tmp", ".hidden.png", "note.txt"]:
+    named = ["denoising.gif", "final.png", "images_seed12.png", "step_x.png"]
+    for name in [*grids, *named, "images_seed0_00012.png", ".final.png.1.tmp", ".hidden.png", "note.txt"]:
         write(tmp_path / "samples" / name, "")
     run = history.read(tmp_path)
     assert {step: path.name for step, path in run.grids.items()} == {500: grids[1], 1000: grids[0]}
