@@ -1,14 +1,15 @@
 """Super-resolution by diffusion (Saharia et al. 2021, "SR3", arXiv:2104.07636): python -m train.super_resolution --dataset mnist
 
 Images given their low resolution, the means over squares of --factor pixels a side: what is diffused is their difference from it as
-bicubic interpolation enlarges it (Li et al. 2021, "SRDiff", arXiv:2104.14951), and the network sees that beside x_t. In training what it
-sees is noisy by a level that is told (Ho et al. 2021, "Cascaded diffusion models", arXiv:2106.15282, section 4), so that the low
-resolution may be less than perfect later. What is drawn has the very one that was given: `resampling.project`.
+bicubic interpolation enlarges it (Li et al. 2021, "SRDiff", arXiv:2104.14951), at variance 1 as chains expect, and the network sees that
+beside x_t. In training what it sees is noisy by a level that is told (Ho et al. 2021, "Cascaded diffusion models", arXiv:2106.15282,
+section 4), so that the low resolution may be less than perfect later. What is drawn has the very one that was given:
+`resampling.project`.
 """
 
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from train import ddpm, diffusing
 from train.ae import Optimizer
@@ -28,12 +29,10 @@ class Config:
     network: Network = field(default_factory=Network)
     chain: Chain = field(default_factory=lambda: Chain(schedule="cosine", predicts="v"))
     optimizer: Optimizer = ddpm.ADAM
-    deviation: float = 0.2
-    """Standard deviation, in [-1, 1], of images about their enlarged low resolution: the unit in which the difference is diffused."""
     pieces: int = 1
     """Pieces in which a device takes its rows one after the other, adding up gradients, to save memory."""
     noise_levels: int = 100
-    """In training the low resolution has gone 0 to this many noising steps, less one; 1: it is always clean."""
+    """In training the low resolution has gone 0 to this many steps, less one, of a linear chain; 1: it is always clean."""
     noise_level: int = free(0)
     """Noising steps of the low resolution before it is enlarged; more leave more to the model."""
     consistent: bool = free(True)
@@ -61,7 +60,6 @@ MNIST = replace(
     job=replace(ddpm.MNIST.job, steps=3000, sample_every=1000),
     network=ddpm.MNIST.network,
     optimizer=replace(ddpm.MNIST.optimizer, decay_steps=3000),
-    deviation=0.4,
     noise_levels=10,
 )
 """Ten minutes on two CPU cores: too few steps to learn all levels of noise."""
@@ -72,7 +70,6 @@ DIGITS = replace(
     factor=2,
     network=ddpm.DIGITS.network,
     optimizer=ddpm.DIGITS.optimizer,
-    deviation=0.4,
     noise_levels=10,
 )
 """A few minutes on two CPU cores."""
@@ -87,7 +84,32 @@ PRESETS = {
 }
 
 
-def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int = 0):
+MEASURED = 1000
+"""Images whose differences' spread is measured."""
+
+
+def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
+    """The data set as it is; and the `Basis`: the standard "deviation" of its images from their enlarged low resolution, the unit in which
+    the difference is diffused.
+
+    Raises:
+        UserError: if the images have no such low resolution.
+    """
+    import numpy as np
+
+    from jaxgen import resampling
+    from train.common import images
+    from train.common.recipe import Basis
+
+    _check_factor(source.shape, config.factor)
+    if begun is not None:
+        return source, Basis(begun)
+    image = images.to_unit_range(source.rows(np.arange(min(MEASURED, len(source))))["image"])
+    wide = resampling.upsample(resampling.downsample(image, config.factor), config.factor)
+    return source, Basis({"deviation": max(1e-3, round(float((image - wide).std()), 3))})
+
+
+def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, basis: dict):
     """A super-resolution model whose images (h, w, c) are drawn of a batch's; or, of "low", uint8 (b, H, W, c) of any size from
     (h, w) / factor, factor times as large. JAX is imported here, once the command line has been read.
 
@@ -101,7 +123,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int =
     from train.common import images
     from train.common.recipe import example_keys
 
-    built = diffusing.build(config, model(config, image_shape))
+    built = diffusing.build(config, model(config, image_shape, basis))
     factor = config.factor
 
     def sample(state, batch, key):
@@ -171,7 +193,7 @@ def measures(x, batch, factor: int) -> dict:
     }
 
 
-def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
+def model(config: Config, image_shape: tuple[int, int, int], basis: dict) -> diffusing.Model:
     """What `recipe` diffuses.
 
     Raises:
@@ -185,18 +207,14 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
     from train.common import images
 
     (height, width, channels), factor, chain = image_shape, config.factor, config.chain
+    deviation = basis["deviation"]
     check_ranges(
-        ("deviation", config.deviation, 1e-3, 1.0),
         ("noise-levels", config.noise_levels, 1, chain.num_timesteps),
         ("noise-level", config.noise_level, 0, config.noise_levels - 1),
     )
-    if height % factor or width % factor:
-        raise UserError(
-            f"images of {height}x{width} pixels have no low resolution of --factor {factor}, which must divide both sides; give another "
-            "--factor, or --image-size"
-        )
+    _check_factor(image_shape, factor)
     tile, small = (height, width), (height // factor, width // factor)
-    schedule = denoising.schedule(chain.schedule, chain.num_timesteps, zero_terminal_snr=chain.zero_terminal_snr)
+    low_chain = denoising.schedule("linear", chain.num_timesteps)
     net = diffusing.unet(config.network, chain, channels)
 
     def init(key):
@@ -213,7 +231,7 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
             level_key, noise_key = jax.vmap(jax.random.split, out_axes=1)(keys)
             level = jax.vmap(lambda k: jax.random.randint(k, (), 0, config.noise_levels))(level_key)
             noise = jax.vmap(lambda k: jax.random.normal(k, low.shape[1:]))(noise_key)
-        return low, diffusion.q_sample(schedule, low, level - 1, noise), level
+        return low, diffusion.q_sample(low_chain, low, level - 1, noise), level
 
     def known(_, told):
         _, noisy, level = told
@@ -242,10 +260,10 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
         return h * factor, w * factor, c
 
     def difference(image, low):
-        return (image - resampling.upsample(low, factor)) / config.deviation
+        return (image - resampling.upsample(low, factor)) / deviation
 
     def enlarged(low, x0):
-        return resampling.upsample(low, factor) + config.deviation * x0
+        return resampling.upsample(low, factor) + deviation * x0
 
     def x0(_, batch, keys):
         return difference(images.to_unit_range(batch["image"]), low_resolution(batch, factor))
@@ -268,7 +286,16 @@ def model(config: Config, image_shape: tuple[int, int, int]) -> diffusing.Model:
     )
 
 
+def _check_factor(image_shape, factor):
+    height, width, _ = image_shape
+    if height % factor or width % factor:
+        raise UserError(
+            f"images of {height}x{width} pixels have no low resolution of --factor {factor}, which must divide both sides; give another "
+            "--factor, or --image-size"
+        )
+
+
 if __name__ == "__main__":
     from train.common import command
 
-    sys.exit(command.main("super_resolution", command.parse(Config, PRESETS, __doc__), recipe))
+    sys.exit(command.main("super_resolution", command.parse(Config, PRESETS, __doc__), recipe, prepare=prepare))

@@ -69,9 +69,9 @@ def images(description: dict, split: str, data_dir: str | None) -> Any:
     job = description["config"]["job"]
     directory = data_dir or job["data_dir"]
     source = data.load(job["dataset"], data_dir=directory, image_size=job["image_size"], split=split)
-    if "basis" not in description:
-        return source
     module = recipe_module(Path(description["data"]["name"]), description)
+    if not hasattr(module, "furnish"):
+        return source
     return module.furnish(
         configuration.dataclass_from(module.Config, description["config"]), source, description["basis"]
     )

@@ -21,10 +21,11 @@ from train.sample import Options, sample
 SHAPE = (8, 8, 1)
 DIGITS = data.load("digits").rows(np.arange(6))
 KEY = jax.random.key(0)
+BASIS = {"deviation": 0.3}
 
 
 def recipe(**values):
-    return super_resolution.recipe(change(SUPER_RESOLUTION, **values), SHAPE)
+    return super_resolution.recipe(change(SUPER_RESOLUTION, **values), SHAPE, 10, BASIS)
 
 
 def blank(low):
@@ -44,38 +45,56 @@ def network(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
-def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image_in_its_unit(
-    network, predicts
-):
-    """Each batch is of one image, known to the network."""
-    settings = change(SUPER_RESOLUTION, predicts=predicts, noise_levels=1, deviation=0.3)
+def knowing(image, predicts):
+    """A network that knows the image, and so its difference from the enlarged one in units of 0.3."""
     schedule = denoising.schedule("cosine", 20)
-    batch = {name: np.repeat(column[:1], 16, axis=0) for name, column in DIGITS.items()}
-    image = images.to_unit_range(jnp.asarray(batch["image"]))
 
     def say(xt, wide, t, level):
         x0 = (image - wide) / 0.3
         return diffusion.target(schedule, x0, t, diffusion.predict_eps(schedule, xt, t, x0), predicts)
 
-    network(say)
-    made = super_resolution.recipe(settings, SHAPE)
+    return say
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_the_loss_is_zero_for_a_network_that_knows_the_difference_from_the_enlarged_image(network, predicts):
+    """Each batch is of one image."""
+    batch = {name: np.repeat(column[:1], 16, axis=0) for name, column in DIGITS.items()}
+    network(knowing(images.to_unit_range(jnp.asarray(batch["image"])), predicts))
+    made = recipe(predicts=predicts, noise_levels=1)
     assert step(made, state_of(made, 0), batch, KEY)["loss"] < 1e-8
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm_solver_sde"])
+def test_such_a_network_draws_the_image(network, predicts, sampler):
+    original = images.to_unit_range(jnp.asarray(DIGITS["image"]))
+    network(knowing(original, predicts))
+    made = recipe(predicts=predicts, sampler=sampler, consistent=False)
+    np.testing.assert_allclose(draw(made.sample, state_of(made, 0), DIGITS, KEY), original, atol=1e-4)
 
 
 PREPARED = Path(__file__).parents[3] / "shared" / "data" / "tfds"
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
-def test_a_presets_unit_is_the_spread_of_its_datas_differences(name):
+@pytest.mark.parametrize(
+    ("name", "factor", "deviation"), [("digits", 2, 0.44), ("mnist", 4, 0.38), ("cifar10", 4, 0.19)]
+)
+def test_the_unit_is_the_spread_of_the_datas_differences_as_it_was_when_the_run_began(name, factor, deviation):
     """So that what is diffused has the variance 1 that the chain is made for."""
     if name != "digits" and not PREPARED.exists():
         pytest.skip(f"needs {PREPARED}")
-    config = super_resolution.PRESETS[name]
+    settings = change(SUPER_RESOLUTION, factor=factor)
     source = data.load(name, data_dir=PREPARED)
-    image = images.to_unit_range(jnp.asarray(source.rows(np.arange(500))["image"]))
-    wide = resampling.upsample(resampling.downsample(image, config.factor), config.factor)
-    np.testing.assert_allclose((image - wide).std(), config.deviation, rtol=0.15)
+    same, stands = super_resolution.prepare(settings, source, None)
+    assert same is source
+    assert stands.about == {"deviation": pytest.approx(deviation, abs=0.015)}
+    assert super_resolution.prepare(settings, source, {"deviation": 0.7})[1].about == {"deviation": 0.7}
+
+
+def test_images_without_such_a_low_resolution_are_refused_before_they_are_measured():
+    with pytest.raises(UserError, match="images of 8x8 pixels have no low resolution of --factor 3"):
+        super_resolution.prepare(change(SUPER_RESOLUTION, factor=3), data.load("digits"), None)
 
 
 def test_in_training_the_enlarged_image_is_as_noisy_as_the_level_says(network):
@@ -93,7 +112,7 @@ def test_in_training_the_enlarged_image_is_as_noisy_as_the_level_says(network):
     jax.effects_barrier()
     wide, level = seen[0]
     clean = resampling.upsample(super_resolution.low_resolution(DIGITS, 2)[:1], 2)
-    schedule = denoising.schedule("cosine", 20)
+    schedule = denoising.schedule("linear", 20)
     assert set(level) == set(range(5))
     np.testing.assert_allclose(wide[level == 0], np.broadcast_to(clean, wide[level == 0].shape), atol=1e-5)
     for s in range(1, 5):
@@ -158,7 +177,7 @@ def test_a_network_that_acts_on_each_pixel_alone_gives_large_images_as_if_it_had
     low = np.random.default_rng(1).integers(0, 256, (2, 9, 6, 1), dtype=np.uint8)
     found = [
         draw(made.sample, state_of(made, 0), blank(low), KEY)
-        for made in (super_resolution.recipe(SUPER_RESOLUTION, shape) for shape in (SHAPE, (18, 12, 1)))
+        for made in (super_resolution.recipe(SUPER_RESOLUTION, shape, 10, BASIS) for shape in (SHAPE, (18, 12, 1)))
     ]
     np.testing.assert_allclose(*found, atol=1e-4)
 
@@ -173,7 +192,7 @@ def test_a_low_resolution_that_is_given_counts_as_that_of_an_image(telling):
 
 def test_the_originals_are_perfectly_like_themselves_and_bicubic_is_measured_beside(monkeypatch):
     original = images.to_unit_range(jnp.asarray(DIGITS["image"]))
-    built = diffusing.build(SUPER_RESOLUTION, super_resolution.model(SUPER_RESOLUTION, SHAPE))
+    built = diffusing.build(SUPER_RESOLUTION, super_resolution.model(SUPER_RESOLUTION, SHAPE, BASIS))
     perfect = built._replace(sample=lambda state, batch, key: images.to_unit_range(batch["image"]))
     monkeypatch.setattr(diffusing, "build", lambda *_: perfect)
     made = recipe()

@@ -104,7 +104,7 @@ def _train(name, config, recipe, points, prepare):
         )
     folder, stands = run_folder(name, job), Basis(None)
     if prepare is not None:
-        source, stands = prepare(config, source, _begun(folder).get("basis"))
+        source, stands = prepare(config, source, _begun(name, folder).get("basis"))
     built = recipe(config, source.shape, source.num_classes, *(() if stands.about is None else (stands.about,)))
     if devices.leads():
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
@@ -127,9 +127,10 @@ def run_folder(name: str, job: Any) -> Path:
     return Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
 
 
-def _begun(folder: Path) -> dict:
-    """The description of the run in the folder; nothing if there is none."""
-    return configuration.read(folder) if (folder / "config.json").exists() else {}
+def _begun(name: str, folder: Path) -> dict:
+    """The description of this recipe's run in the folder; nothing if there is none."""
+    description = configuration.read(folder) if (folder / "config.json").exists() else {}
+    return description if description.get("recipe") == name else {}
 
 
 def _slug(dataset: str) -> str:
