@@ -4,7 +4,7 @@
 
     L_T = KL(q(x_T | x_0) || N(0, I))                     `prior_term`
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))   `term` at t > 0; our t is one less than theirs
-    L_0 = -log p(x_0 | x_1)                               `term` at t = 0, with the discretised decoder of eq. 13
+    L_0 = -log p(x_0 | x_1)                               `term` at t = 0, with the discretised decoder of eq. 13, or a density
 
 One number per example, in nats; for an estimate from few t, weigh each with 1 / its probability. Divide the sum by D log 2 for
 bits per dimension (`likelihoods.bits_per_dim`). To evaluate with fewer steps, take a `schedules.respaced` chain.
@@ -40,11 +40,12 @@ def term(
     variance: Variance = "beta",
     predicts: Quantity = "eps",
     clip_x0: bool = False,
+    levels: bool = True,
 ) -> Float[Array, " b"]:
     """L_t at the x_t that this noise gives, in nats, one per example; averaged over noise it is the bound's term.
 
     Args:
-        x0: images of 256 levels in [-1, 1].
+        x0: images of 256 levels in [-1, 1]; or with levels = False real numbers, whose L_0 is minus the logarithm of a density.
         variance: of p(x_{t-1} | x_t): "beta", "beta_tilde", or "learned": then predict_eps returns also the v of `learned_logvar`.
         clip_x0: keep the estimate of x_0 in [-1, 1].
     """
@@ -57,7 +58,10 @@ def term(
     true_logvar = fixed_logvar(schedule, xt, t, "beta_tilde")
     logvar = learned_logvar(schedule, v, t) if variance == "learned" else fixed_logvar(schedule, xt, t, variance)
     divergence = gaussian.kl(true_mean, true_logvar, mean, logvar)
-    decoder = likelihoods.discretized_gaussian_log_prob(mean, 0.5 * logvar, x0)
+    if levels:
+        decoder = likelihoods.discretized_gaussian_log_prob(mean, 0.5 * logvar, x0)
+    else:
+        decoder = gaussian.log_prob(x0, mean, logvar)
     return jnp.where(t == 0, -decoder, divergence)
 
 
@@ -70,16 +74,17 @@ def hybrid_loss(
     *,
     weight: float = 1e-3,
     predicts: Quantity = "eps",
+    levels: bool = True,
 ) -> Float[Array, " b"]:
     """L_hybrid = L_simple + weight L_vlb for uniform t, dimensionless, one per example  (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16).
 
-    L_vlb is T `term` in bits per dimension, as in the authors' code. It trains the variances alone: the mean is held fixed in it, so the
+    L_vlb is T `term`, of x0 with or without levels, in bits per dimension, as in the authors' code. It trains the variances alone: the mean is held fixed in it, so the
     images are those of L_simple.
     """
     prediction, v = predict_eps(diffusion.q_sample(schedule, x0, t, noise), t)
     simple = diffusion.simple_loss(schedule, lambda *_: prediction, x0, t, noise, predicts=predicts)
     frozen = jax.lax.stop_gradient(prediction), v
-    bound = term(schedule, lambda *_: frozen, x0, t, noise, variance="learned", predicts=predicts)
+    bound = term(schedule, lambda *_: frozen, x0, t, noise, variance="learned", predicts=predicts, levels=levels)
     return simple + weight * schedule.num_steps * likelihoods.bits_per_dim(bound, x0[0].size)
 
 

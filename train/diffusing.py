@@ -132,7 +132,8 @@ def build(config: Any, model: Model) -> Any:
 
     def losses(frozen, params, rows):
         predict = theta({**params, **frozen}, rows["told"], rows["dropout_key"])
-        loss = diffusion_bound.hybrid_loss if learned else diffusion.simple_loss
+        hybrid = partial(diffusion_bound.hybrid_loss, levels=model.of_pixels)
+        loss = hybrid if learned else diffusion.simple_loss
         value = loss(schedule, predict, rows["x0"], rows["t"], rows["eps"], **predicts)
         if chain.min_snr is not None:
             value *= diffusion.min_snr_weight(schedule, rows["t"], chain.min_snr, chain.predicts)

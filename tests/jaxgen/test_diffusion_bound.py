@@ -90,6 +90,20 @@ def test_a_model_that_knows_the_image_pays_only_at_the_ends():
     np.testing.assert_allclose(terms[0], -np.log(2 * stats.norm.cdf(1 / 255 / scale) - 1), rtol=1e-6)
 
 
+def test_real_numbers_have_a_density_in_place_of_levels():
+    x0, t, noise = jnp.array([[3.7, -0.2]] * 4), jnp.arange(4), jax.random.normal(jax.random.key(0), (4, 2))
+    found = diffusion_bound.term(SCHEDULE, predict_eps, x0, t, noise, levels=False)
+    x_1 = diffusion.q_sample(SCHEDULE, x0, t, noise)[0]
+    mean, variance = zip(*(reverse(0, x, "beta") for x in x_1), strict=True)
+    np.testing.assert_allclose(found[0], -stats.norm.logpdf(x0[0], mean, np.sqrt(variance)).sum(), rtol=1e-9)
+    near = jnp.full((4, 2), PIXEL)
+    of_both = [diffusion_bound.term(SCHEDULE, predict_eps, near, t, noise, levels=levels) for levels in (True, False)]
+    np.testing.assert_array_equal(of_both[0][1:], of_both[1][1:])
+    hybrid = diffusion_bound.hybrid_loss(SCHEDULE, with_v(1.0), x0, t, noise, weight=0.01, levels=False)
+    simple = diffusion.simple_loss(SCHEDULE, predict_eps, x0, t, noise)
+    np.testing.assert_allclose(hybrid - simple, 0.01 * 4 * likelihoods.bits_per_dim(found, 2), rtol=1e-9)
+
+
 def test_the_prior_term_is_the_divergence_of_the_chains_end_from_noise():
     x0, a = jnp.array([[0.3, -0.8]]), SCHEDULE.alpha_bars[-1]
     expected = 0.5 * (a * np.sum(x0**2) + 2 * ((1 - a) - 1 - np.log(1 - a)))
