@@ -15,6 +15,8 @@ from typing import Any
 from train import trained
 from train.common.errors import UserError
 
+LEAST = 10
+"""Images of each kind; distances between neighbours need some."""
 NEIGHBOURS = 12
 """Samples that are shown beside their nearest training images."""
 
@@ -52,8 +54,10 @@ def compare(
         )
     train, test = trained.images(description, "train", data_dir), trained.test_images(description, data_dir)
     most = len(train) // 2 if test is None else min(len(test), len(train) // 2)
-    if num > most:
-        raise UserError(f"--compare must be at most {most:,}, to have as many images of each kind; got {num:,}")
+    if not LEAST <= num <= most:
+        raise UserError(
+            f"--compare must lie between {LEAST} and {most:,}, to have as many images of each kind; got {num:,}"
+        )
     judge = partial(classifier.judge, *classifier.train(train)) if labelled else None
 
     def real(source, first):

@@ -32,14 +32,14 @@ def main(options: drawing.Options) -> int:
 
     import numpy as np
 
-    from train import classifier
+    from tests.bench import judging
 
     train, test = (trained.images(description, split, options.data_dir) for split in ("train", "test"))
-    apply, params = classifier.good_enough(train, test)
+    labels = judging.good_enough(train, test)
 
     each = max(1, options.num // train.num_classes)
     asked = np.repeat(np.arange(train.num_classes, dtype=np.int32), each)
-    given = classifier.labels(apply, params, draw(asked, batch_size=each))
+    given = labels(draw(asked, batch_size=each))
     shares = (given == asked).reshape(-1, each).mean(axis=1)
     print(
         f"{options.run} at step {step}, seed {options.seed}: of {each:,} samples for each of {len(shares)} classes, the class asked "

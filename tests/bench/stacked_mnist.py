@@ -35,17 +35,17 @@ def main(options: drawing.Options) -> int:
 
     import numpy as np
 
-    from train import classifier
+    from tests.bench import judging
     from train.common import data, images, stacked
 
     where = {"data_dir": options.data_dir or job["data_dir"], "image_size": job["image_size"]}
     train, test = (data.load("mnist", split=split, **where) for split in ("train", "test"))
-    judge = classifier.good_enough(train, test)
+    labels = judging.good_enough(train, test)
 
     def numbers(x):
         """(n, h, w, 3) -> (n,)"""
         planes = x.transpose(0, 3, 1, 2).reshape(-1, *x.shape[1:3], 1)
-        return classifier.labels(*judge, planes).reshape(-1, 3) @ np.array([100, 10, 1])
+        return labels(planes).reshape(-1, 3) @ np.array([100, 10, 1])
 
     real = stacked.stack(test)
     rows = real.rows(data.indices(0, 0, options.num, len(real)))

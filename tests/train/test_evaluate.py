@@ -153,7 +153,8 @@ def test_a_model_without_a_likelihood_is_refused(tmp_path, name):
     [
         ({"samples": 0}, "--samples must be at least 1; got 0"),
         ({"compare": -1}, "--compare must be at least 0, and finite; got -1"),
-        ({"compare": 10_000}, "--compare must be at most 898, to have as many images of each kind; got 10,000"),
+        ({"compare": 10_000}, "--compare must lie between 10 and 898, to have as many images of each kind; got 10,000"),
+        ({"compare": 9}, "--compare must lie between 10 and 898"),
         ({"num": 0}, "--num must be at least 1; got 0"),
         ({"batch_size": -1}, "--batch-size must be at least 1; got -1"),
         ({"split": "test"}, "digits has one split, 'train'; got 'test'"),
