@@ -58,11 +58,13 @@ def term(
     true_logvar = fixed_logvar(schedule, xt, t, "beta_tilde")
     logvar = learned_logvar(schedule, v, t) if variance == "learned" else fixed_logvar(schedule, xt, t, variance)
     divergence = gaussian.kl(true_mean, true_logvar, mean, logvar)
-    if levels:
-        decoder = likelihoods.discretized_gaussian_log_prob(mean, 0.5 * logvar, x0)
-    else:
-        decoder = gaussian.log_prob(x0, mean, logvar)
-    return jnp.where(t == 0, -decoder, divergence)
+    # At t = 0 the decoder.
+    said = (
+        likelihoods.discretized_gaussian_log_prob(mean, 0.5 * logvar, x0)
+        if levels
+        else gaussian.log_prob(x0, mean, logvar)
+    )
+    return jnp.where(t == 0, -said, divergence)
 
 
 def hybrid_loss(
@@ -78,8 +80,8 @@ def hybrid_loss(
 ) -> Float[Array, " b"]:
     """L_hybrid = L_simple + weight L_vlb for uniform t, dimensionless, one per example  (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16).
 
-    L_vlb is T `term`, of x0 with or without levels, in bits per dimension, as in the authors' code. It trains the variances alone: the mean is held fixed in it, so the
-    images are those of L_simple.
+    L_vlb is T `term`, of x0 with or without levels, in bits per dimension, as in the authors' code. It trains the variances alone: the
+    mean is held fixed in it, so the images are those of L_simple.
     """
     prediction, v = predict_eps(diffusion.q_sample(schedule, x0, t, noise), t)
     simple = diffusion.simple_loss(schedule, lambda *_: prediction, x0, t, noise, predicts=predicts)

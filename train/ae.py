@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from train.common.config import Job
-from train.common.errors import UserError, check_ranges
+from train.common.errors import UserError, check_levels, check_ranges
 
 
 @dataclass(frozen=True)
@@ -190,19 +190,27 @@ def check_common(network: Network, optimizer: Optimizer) -> None:
     Raises:
         UserError: if they cannot.
     """
-    if not network.multipliers:
-        raise UserError("--multipliers must name at least one level, such as 1 2 2")
+    check_levels(network)
+    check_optimizer(optimizer)
+    check_ranges(
+        ("latent-dim", network.latent_dim, 1, math.inf),
+        *(("hidden", size, 1, math.inf) for size in network.hidden),
+        ("blocks", network.blocks, 0, math.inf),
+        ("groups", network.groups, 1, math.inf),
+    )
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Nothing, if it can work.
+
+    Raises:
+        UserError: if it cannot.
+    """
     if 0 < optimizer.decay_steps <= optimizer.warmup_steps:
         raise UserError(
             f"--decay-steps must be more than the {optimizer.warmup_steps} --warmup-steps; got {optimizer.decay_steps}"
         )
     check_ranges(
-        ("latent-dim", network.latent_dim, 1, math.inf),
-        *(("hidden", size, 1, math.inf) for size in network.hidden),
-        ("width", network.width, 1, math.inf),
-        *(("multipliers", multiplier, 1, math.inf) for multiplier in network.multipliers),
-        ("blocks", network.blocks, 0, math.inf),
-        ("groups", network.groups, 1, math.inf),
         ("learning-rate", optimizer.learning_rate, 1e-12, math.inf),
         ("warmup-steps", optimizer.warmup_steps, 0, math.inf),
         ("decay-steps", optimizer.decay_steps, 0, math.inf),

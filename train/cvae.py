@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from train import ae, vae
-from train.common.errors import UserError
+from train.common.errors import check_classes
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
 
     from train.common import codes
 
-    if num_classes < 2:
-        raise UserError(
-            f"train.cvae needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: "
-            "sort a folder's pictures into one subfolder per class, or use train.vae"
-        )
+    check_classes("train.cvae", num_classes, config.job.dataset, "use train.vae")
     dim = math.prod(ae.code_shape(config.network, image_shape))
     condition = {
         "prior": vae.Condition(

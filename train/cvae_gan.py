@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from train import gan, players
 from train.common.config import Job
-from train.common.errors import UserError, check_ranges
+from train.common.errors import check_classes, check_ranges
 from train.players import Network, Optimizer
 
 
@@ -212,11 +212,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
 
 
 def _check(config, image_shape, num_classes):
-    if num_classes < 2:
-        raise UserError(
-            f"train.cvae_gan needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: "
-            "sort a folder's pictures into one subfolder per class, or use train.gan"
-        )
+    check_classes("train.cvae_gan", num_classes, config.job.dataset, "use train.gan")
     players.check(config.network, config.optimizer, image_shape)
     check_ranges(
         ("kl-weight", config.kl_weight, 0, math.inf),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from train import diffusing
 from train.ae import Optimizer
 from train.common.config import Job
-from train.common.errors import UserError, check_ranges
+from train.common.errors import check_classes, check_ranges
 from train.denoising import Drawing
 from train.diffusing import Chain, Network
 
@@ -98,11 +98,8 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int = 
     from train.common import images
 
     check_ranges(("label-dropout", config.label_dropout, 0.0, 1.0))
-    if config.conditional and num_classes < 2:
-        raise UserError(
-            f"--conditional needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: sort a folder's "
-            "pictures into one subfolder per class, or leave it out"
-        )
+    if config.conditional:
+        check_classes("--conditional", num_classes, config.job.dataset, "leave it out")
     net = diffusing.unet(config.network, config.chain, image_shape[-1], num_classes if config.conditional else 0)
 
     def init(key):

@@ -58,7 +58,9 @@ def check(drawing: Drawing, num_timesteps: int, *, labels: bool, zero_terminal_s
         ("rescale", drawing.rescale, 0.0, 1.0),
     )
     if drawing.guidance != 1 and not labels:
-        raise UserError("--guidance is for models with labels, trained with --conditional; this one has none to follow")
+        raise UserError(
+            "--guidance is for models with labels (train.ddpm --conditional), captions or controls; this one has none to follow"
+        )
     if zero_terminal_snr and (drawing.sampler in ("heun", "pndm") or drawing.grid in ("karras", "even_log_snr")):
         raise UserError(
             f"--sampler {drawing.sampler} --grid {drawing.grid} needs some signal at the end of the chain, and with "

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from train import denoising
-from train.common.errors import UserError, check_ranges
+from train.ae import check_optimizer
+from train.common.errors import UserError, check_levels, check_ranges
 
 
 @dataclass(frozen=True)
@@ -238,10 +239,12 @@ def unet(network: Network, chain: Chain, channels: int, num_classes: int = 0) ->
     Raises:
         UserError: if a number is out of range.
     """
+    check_levels(network)
     check_ranges(
-        ("width", network.width, 1, math.inf),
         ("blocks", network.blocks, 1, math.inf),
         ("patch", network.patch, 1, math.inf),
+        ("head-dim", 1 if network.head_dim is None else network.head_dim, 1, math.inf),
+        ("groups", network.groups, 1, math.inf),
         ("dropout", network.dropout, 0.0, 0.99),
     )
     import jax.numpy as jnp
@@ -264,15 +267,11 @@ def unet(network: Network, chain: Chain, channels: int, num_classes: int = 0) ->
 
 
 def _check(config, model):
-    chain, optimizer = config.chain, config.optimizer
+    chain = config.chain
+    check_optimizer(config.optimizer)
     check_ranges(
         ("num-timesteps", chain.num_timesteps, 2, math.inf),
         ("pieces", config.pieces, 1, math.inf),
-        ("warmup-steps", optimizer.warmup_steps, 0, math.inf),
-        ("decay-steps", optimizer.decay_steps, 0, math.inf),
-        ("learning-rate", optimizer.learning_rate, 1e-12, math.inf),
-        ("clip-norm", optimizer.clip_norm, 1e-12, math.inf),
-        ("ema-decay", optimizer.ema_decay, 0.0, 1.0),
         ("min-snr", 1.0 if chain.min_snr is None else chain.min_snr, 1e-12, math.inf),
     )
     guidable = model.untold is not None

@@ -18,7 +18,8 @@ class Edit:
     mask: Path | None = None
     """A picture of the same size: what is white is made up, what is black stays."""
     resamplings: int = 1
-    """With a mask: how often each stretch of the way is gone over, so that both parts fit; RePaint's authors take 10."""
+    """With a mask: how often each stretch of the way is gone over, so that both parts fit; RePaint's authors take 10. More than once is
+    by its ancestral chain, from noise, whatever the sampler."""
 
 
 def read(edit: Edit, shape: tuple[int, int, int]) -> tuple[Any, Any]:
@@ -32,11 +33,14 @@ def read(edit: Edit, shape: tuple[int, int, int]) -> tuple[Any, Any]:
 
     check_counts(edit, "resamplings")
     if edit.init_image is None:
-        raise UserError("--mask says what of a picture to keep: give the picture too, with --init-image")
+        given = next(name for name in ("mask", "strength", "resamplings") if getattr(edit, name) not in (None, 1))
+        raise UserError(f"--{given} says how a picture is to be changed: give the picture too, with --init-image")
     if edit.strength is not None and not 0 < edit.strength <= 1:
         raise UserError(f"--strength must be more than 0 and at most 1; got {edit.strength}")
     if edit.mask is None and edit.resamplings > 1:
         raise UserError("--resamplings make a part fit another; give the part that is known with --mask")
+    if edit.strength is not None and edit.resamplings > 1:
+        raise UserError("--resamplings begin from noise alone, which is --strength 1; leave one of the two out")
     picture, mask = open_picture(edit.init_image), None if edit.mask is None else open_picture(edit.mask)
     if mask is not None and mask.size != picture.size:
         raise UserError(

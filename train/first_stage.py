@@ -4,6 +4,7 @@ It is a run of train.vae with --architecture map. What is made here is what late
 networks do, and the scale that gives codes the variance 1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from train import ae, pixels, vae
 from train.common.config import Job, free
-from train.common.errors import UserError
+from train.common.errors import UserError, check_ranges
 
 MEASURED = 1000
 """Images whose codes' spread is measured."""
@@ -47,7 +48,19 @@ class Coder(NamedTuple):
 
 
 def config(first: FirstStage, job: Job, run: Path) -> vae.Config:
-    """The run of train.vae that is the first stage of a job's run in this folder."""
+    """The run of train.vae that is the first stage of a job's run in this folder.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+    check_ranges(
+        ("autoencoder-steps", first.autoencoder_steps, 1, math.inf),
+        ("autoencoder-width", first.autoencoder_width, 1, math.inf),
+        ("latent-channels", first.latent_channels, 1, math.inf),
+        ("pixel-variance", first.pixel_variance, 1e-12, math.inf),
+    )
+    if not first.autoencoder_multipliers or min(first.autoencoder_multipliers) < 1:
+        raise UserError("--autoencoder-multipliers must name at least one level, each of at least 1, such as 1 2 4")
     optimizer = ae.Optimizer(
         learning_rate=2e-3,
         warmup_steps=min(100, first.autoencoder_steps // 10),
@@ -69,6 +82,7 @@ def config(first: FirstStage, job: Job, run: Path) -> vae.Config:
             latent_dim=first.latent_channels,
             width=first.autoencoder_width,
             multipliers=first.autoencoder_multipliers,
+            groups=math.gcd(8, first.autoencoder_width),
         ),
         likelihood="gaussian",
         variance=first.pixel_variance,

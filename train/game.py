@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from train import players
-from train.common.errors import UserError
+from train.common.errors import check_classes
 
 
 class Losses(NamedTuple):
@@ -53,11 +53,8 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int, discrimin
     from train.common.recipe import Recipe, example_keys
 
     players.check(config.network, config.optimizer, image_shape)
-    if config.labels and num_classes < 2:
-        raise UserError(
-            f"--labels needs labels of at least 2 classes, and {config.job.dataset} has {num_classes}: "
-            "sort a folder's pictures into one subfolder per class, or leave --labels out"
-        )
+    if config.labels:
+        check_classes("--labels", num_classes, config.job.dataset, "leave it out")
     game = moves(config, image_shape, num_classes if config.labels else 0, losses)
 
     def step(state, batch, key):

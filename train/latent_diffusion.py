@@ -15,7 +15,7 @@ from typing import Any, Literal
 from train import ddpm, diffusing, finetuning, first_stage, reading
 from train.ae import Optimizer
 from train.common.config import Job
-from train.common.errors import UserError, check_ranges
+from train.common.errors import UserError, check_levels, check_ranges
 from train.denoising import Drawing
 from train.diffusing import Chain
 from train.finetuning import Checkpoint
@@ -233,8 +233,8 @@ def unet(network: Network, chain: Chain, channels: int, context_dim: int) -> Any
     from jaxgen.models.stable_diffusion.unet import UNet, UNetConfig
 
     levels, features = len(network.multipliers), [network.width * m for m in network.multipliers]
+    check_levels(network)
     check_ranges(
-        ("width", network.width, 1, math.inf),
         ("blocks", network.blocks, 1, math.inf),
         ("head-dim", network.head_dim, 1, math.inf),
         ("groups", network.groups, 1, math.inf),

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from train.common.errors import UserError, check_ranges
+from train.common.errors import UserError, check_levels, check_ranges
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,11 @@ def check(network: Network, optimizer: Optimizer, image_shape: tuple[int, ...]) 
     """
     if len(image_shape) == 1 and network.architecture != "mlp":
         raise UserError(f"--architecture {network.architecture} is for images; for points choose mlp")
-    if not network.multipliers or not network.hidden:
-        raise UserError("--multipliers and --hidden must name at least one level or layer, such as 1 2 4 or 128 128")
+    if not network.hidden:
+        raise UserError("--hidden must name at least one layer, such as 128 128")
+    check_levels(network)
     check_ranges(
         ("latent-dim", network.latent_dim, 1, math.inf),
-        ("width", network.width, 1, math.inf),
-        *(("multipliers", multiplier, 1, math.inf) for multiplier in network.multipliers),
         ("groups", network.groups, 0, math.inf),
         *(("hidden", size, 1, math.inf) for size in network.hidden),
         *(("discriminator-hidden", size, 1, math.inf) for size in network.discriminator_hidden or ()),

@@ -143,7 +143,12 @@ def test_bfloat16_changes_the_products_and_not_the_parameters():
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"pieces": 0}, "--pieces"),
         ({"multipliers": (1, 1, 1, 1, 1)}, "8x8"),
+        ({"multipliers": ()}, "--multipliers must name at least one level"),
+        ({"multipliers": (1, 0)}, "--multipliers must be at least 1"),
         ({"groups": 3}, "groups"),
+        ({"groups": 0}, "--groups must be at least 1"),
+        ({"head_dim": 0}, "--head-dim must be at least 1"),
+        ({"decay_steps": 4}, "--decay-steps must be more than the 4 --warmup-steps; got 4"),
         ({"dropout": 1.0}, "--dropout"),
     ],
 )

@@ -54,3 +54,30 @@ def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
         if not (low <= value <= high and math.isfinite(value)):
             rule = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}, and finite"
             raise UserError(f"--{flag} must {rule}; got {value}")
+
+
+def check_levels(network: Any) -> None:
+    """Nothing, if the network's width and multipliers are those of one level at least.
+
+    Raises:
+        UserError: if they are not.
+    """
+    if not network.multipliers:
+        raise UserError("--multipliers must name at least one level, such as 1 2 2")
+    check_ranges(
+        ("width", network.width, 1, math.inf),
+        *(("multipliers", multiplier, 1, math.inf) for multiplier in network.multipliers),
+    )
+
+
+def check_classes(asking: str, num_classes: int, dataset: str, instead: str) -> None:
+    """Nothing, if there are the labels of at least two classes that something asks for.
+
+    Raises:
+        UserError: if there are not; it also says what to do instead.
+    """
+    if num_classes < 2:
+        raise UserError(
+            f"{asking} needs labels of at least 2 classes, and {dataset} has {num_classes}: sort a folder's pictures into one subfolder "
+            f"per class, or {instead}"
+        )
