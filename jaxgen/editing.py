@@ -39,9 +39,10 @@ def replace_known(
 ) -> Denoiser:
     """The denoiser that also knows a part of the image: there its estimate of x_0 is the image itself. Every sampler takes it.
 
-    In the known part a sampler's x_s then has the law of q(x_s | x_t, x_0) with the true x_0, and the last step lands on it. That is
-    the replacement method (Song et al. 2021, arXiv:2011.13456, appendix I.2) with the known part noised along one path,
-    instead of anew at each step. The unknown part is made to fit only as far as the model looks ahead; `repaint` does better.
+    In the known part a sampler's x_s then has the law of q(x_s | x_t, x_0) with the true x_0, and the last step lands on it (that of
+    `solvers.pndm`, near it). That is the replacement method (Song et al. 2021, arXiv:2011.13456, appendix I.2) with the known part
+    noised along one path, instead of anew at each step. The unknown part is made to fit only as far as the model looks ahead;
+    `repaint` does better.
 
     Raises:
         ValueError: if the mask does not broadcast to the images.

@@ -79,7 +79,7 @@ def revised(
     predict: Denoiser, schedule: Schedule, revise: Callable[[Images], Images], *, predicts: Quantity = "eps"
 ) -> Denoiser:
     """The denoiser whose estimate of x_0 is ``revise`` of that of ``predict``, for what is known of the image besides; eps follows from it
-    and x_t. The last step of every sampler lands on what revise gives.
+    and x_t. The last step of a sampler lands on what revise gives; that of `solvers.pndm`, which is made of several estimates, near it.
     """
 
     def knowing(xt, t):

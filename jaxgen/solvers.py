@@ -1,8 +1,8 @@
 """Solvers of the probability-flow equation, which carries noise to images without adding any: a few evaluations where a chain takes
 hundreds. `samplers.ddim` is the one of order 1.
 
-Arguments and results are those of `samplers.ddim`: a decreasing grid whose last step lands on the image, where x = x0_hat. The first
-steps, which have no past, are of lower order. Each is one compiled program per length of the grid.
+Arguments and results are those of `samplers.ddim`: a decreasing grid whose last step lands on the image, where x = x0_hat (of
+`pndm`, near it). The first steps, which have no past, are of lower order. Each is one compiled program per length of the grid.
 """
 
 import math
