@@ -41,7 +41,7 @@ DIGITS = Config(
 )
 MNIST = Config(
     job=replace(gan.MNIST.job, steps=2000),
-    network=replace(gan.MNIST.network, latent_dim=32),
+    network=replace(gan.MNIST.network, architecture="dcgan", latent_dim=32),
     kl_weight=20.0,
     discriminator_matching=0.5,
     classifier_matching=0.05,
