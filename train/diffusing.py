@@ -80,7 +80,7 @@ class Model(NamedTuple):
     size: Callable[[dict], tuple[int, ...]] | None = None
     """batch -> the shape of one x_0 that is drawn for it, if it may be another than that of training."""
     certain: Callable[[Any, Any, Any], Any] | None = None
-    """A denoiser, the schedule, told -> the denoiser that keeps to what it is told for certain, if anything is."""
+    """A denoiser, the schedule, told -> the denoiser whose estimates of x_0 are revised by what is certain of it, if anything is."""
     network: Any = None
     """The `UNet` that ``apply`` is, its parameters the weights and what is known its labels, if a control branch may be a copy of it."""
     of_pixels: bool = True
