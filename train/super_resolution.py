@@ -3,8 +3,7 @@
 Images given their low resolution, the means over squares of --factor pixels a side: what is diffused is their difference from it as
 bicubic interpolation enlarges it (Li et al. 2021, "SRDiff", arXiv:2104.14951), at variance 1 as chains expect, and the network sees that
 beside x_t. In training what it sees is noisy by a level that is told (Ho et al. 2021, "Cascaded diffusion models", arXiv:2106.15282,
-section 4), so that the low resolution may be less than perfect later. What is drawn has the very one that was given:
-`resampling.project`.
+section 4), so that it may be less than perfect later. What is drawn has the low resolution that was given: `resampling.project`.
 """
 
 import sys
