@@ -277,4 +277,4 @@ def train(config: Config) -> int:
 if __name__ == "__main__":
     from train.common import command
 
-    sys.exit(train(command.parse(Config, PRESETS, __doc__)))
+    sys.exit(command.reporting_errors(lambda: train(command.parse(Config, PRESETS, __doc__))))

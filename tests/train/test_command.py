@@ -383,3 +383,21 @@ def test_sampling_from_nothing_is_refused(tmp_path):
     status, _, err = run("train.sample", tmp_path, cwd=tmp_path)
     assert status == 1
     assert "is not a run folder" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train.latent_diffusion", "--autoencoder-steps", 0), "--autoencoder-steps must be at least 1"),
+        (
+            ("train.super_resolution", "--image-size", 10, "--factor", 4),
+            "images of 10x10 pixels have no low resolution of --factor 4",
+        ),
+    ],
+)
+def test_what_is_wrong_before_training_is_one_line_too(tmp_path, command, said):
+    status, _, err = run(*command, "--accelerator", "cpu", cwd=tmp_path)
+    assert status == 1
+    assert err.strip().splitlines()[-1].startswith(f"error: {said}")
+    assert "Traceback" not in err
+    assert not any(tmp_path.iterdir())
