@@ -58,13 +58,12 @@ def term(
     true_logvar = fixed_logvar(schedule, xt, t, "beta_tilde")
     logvar = learned_logvar(schedule, v, t) if variance == "learned" else fixed_logvar(schedule, xt, t, variance)
     divergence = gaussian.kl(true_mean, true_logvar, mean, logvar)
-    # At t = 0 the decoder.
-    said = (
+    decoder = (
         likelihoods.discretized_gaussian_log_prob(mean, 0.5 * logvar, x0)
         if levels
         else gaussian.log_prob(x0, mean, logvar)
     )
-    return jnp.where(t == 0, -said, divergence)
+    return jnp.where(t == 0, -decoder, divergence)
 
 
 def hybrid_loss(

@@ -1,6 +1,6 @@
 """Pictures to begin from, and masks of what of them is to be kept, from files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def read(edit: Edit, shape: tuple[int, int, int]) -> tuple[Any, Any]:
 
     check_counts(edit, "resamplings")
     if edit.init_image is None:
-        given = next(name for name in ("mask", "strength", "resamplings") if getattr(edit, name) not in (None, 1))
+        given = next(field.name for field in fields(edit) if getattr(edit, field.name) != field.default)
         raise UserError(f"--{given} says how a picture is to be changed: give the picture too, with --init-image")
     if edit.strength is not None and not 0 < edit.strength <= 1:
         raise UserError(f"--strength must be more than 0 and at most 1; got {edit.strength}")

@@ -215,6 +215,7 @@ def test_points_have_no_files_of_their_own(tmp_path):
         ("ddpm", {"wish": Wish(guidance=2.0)}, "--guidance is for models with labels"),
         ("ddpm", {"wish": Wish(sampler="heun", order=3)}, "--order must lie between 1 and 2; got 3"),
         ("ddpm", {"edit": Edit(mask=Path("m.png"))}, "give the picture too, with --init-image"),
+        ("ddpm", {"edit": Edit(strength=1.0)}, "--strength says how a picture is to be changed"),
         ("ddpm", {"edit": Edit(strength=0.5)}, "--strength says how a picture is to be changed: give the picture"),
         ("ddpm", {"edit": Edit(resamplings=3)}, "--resamplings says how a picture is to be changed"),
         (
