@@ -89,6 +89,8 @@ SUPER_RESOLUTION = change(
     num_timesteps=20,
     schedule="cosine",
     warmup_steps=4,
+    predicts="x0",  # what so small a network learns soonest
+    learning_rate=5e-3,
     noise_levels=5,
     sample_steps=4,
 )
