@@ -96,16 +96,13 @@ def prepare(config: Config, source: Any, begun: dict | None) -> tuple[Any, Any]:
     """
     import numpy as np
 
-    from jaxgen import resampling
-    from train.common import images
     from train.common.recipe import Basis
 
     _check_factor(source.shape, config.factor)
     if begun is not None:
         return source, Basis(begun)
-    image = images.to_unit_range(source.rows(np.arange(min(MEASURED, len(source))))["image"])
-    wide = resampling.upsample(resampling.downsample(image, config.factor), config.factor)
-    return source, Basis({"deviation": max(1e-3, round(float((image - wide).std()), 3))})
+    lacking = difference(source.rows(np.arange(min(MEASURED, len(source)))), config.factor)
+    return source, Basis({"deviation": max(1e-3, round(float(lacking.std()), 3))})
 
 
 def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int, basis: dict):
@@ -165,6 +162,14 @@ def low_resolution(batch, factor: int):
     return resampling.downsample(images.to_unit_range(batch["image"]), factor)
 
 
+def difference(batch, factor: int):
+    """Of a batch's images from their enlarged low resolution, (b, h, w, c)."""
+    from jaxgen import resampling
+    from train.common import images
+
+    return images.to_unit_range(batch["image"]) - resampling.upsample(low_resolution(batch, factor), factor)
+
+
 def bicubic(low, factor: int):
     """Enlarged by interpolation, and kept in [-1, 1]."""
     from jaxgen import resampling
@@ -203,10 +208,8 @@ def model(config: Config, image_shape: tuple[int, int, int], basis: dict) -> dif
 
     from jaxgen import diffusion, guidance, resampling, tiling
     from train import denoising
-    from train.common import images
 
-    (height, width, channels), factor, chain = image_shape, config.factor, config.chain
-    deviation = basis["deviation"]
+    (height, width, channels), factor, chain, deviation = image_shape, config.factor, config.chain, basis["deviation"]
     check_ranges(
         ("noise-levels", config.noise_levels, 1, chain.num_timesteps),
         ("noise-level", config.noise_level, 0, config.noise_levels - 1),
@@ -258,25 +261,21 @@ def model(config: Config, image_shape: tuple[int, int, int], basis: dict) -> dif
         _, h, w, c = low_resolution(batch, factor).shape
         return h * factor, w * factor, c
 
-    def difference(image, low):
-        return (image - resampling.upsample(low, factor)) / deviation
-
-    def enlarged(low, x0):
-        return resampling.upsample(low, factor) + deviation * x0
-
     def x0(_, batch, keys):
-        return difference(images.to_unit_range(batch["image"]), low_resolution(batch, factor))
+        return difference(batch, factor) / deviation
 
     def image(_, x0, told):
-        return enlarged(told[0], x0).clip(-1, 1)
+        return (resampling.upsample(told[0], factor) + deviation * x0).clip(-1, 1)
 
     def certain(predict, schedule, told):
         low, *_ = told
+        wide = resampling.upsample(low, factor)
 
         def nearest(x0):
             """Of all images, or of those with the given low resolution."""
-            x = enlarged(low, x0)
-            return difference(resampling.project(x, low, factor, (-1, 1)) if config.consistent else x.clip(-1, 1), low)
+            x = wide + deviation * x0
+            x = resampling.project(x, low, factor, (-1, 1)) if config.consistent else x.clip(-1, 1)
+            return (x - wide) / deviation
 
         return guidance.revised(predict, schedule, nearest, predicts=chain.predicts)
 

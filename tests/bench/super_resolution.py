@@ -5,8 +5,8 @@
 Of the data set's test images, or of training images where it has no others: PSNR, SSIM and consistency error, their means over images;
 and the Frechet distance to as many training images by the features of `train.comparison`. The regression is trained here, as long as
 the run by default, into a folder beside the run, and goes on from there if it is stopped. It is the mean of all images of one low
-resolution, which no other estimate beats in squared error, and is
-blurred. The last line is the run without its projection onto the low resolution.
+resolution, which no other estimate beats in squared error, and is blurred. The last line is the run without its projection onto the
+low resolution.
 """
 
 import sys
