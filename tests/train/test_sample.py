@@ -212,7 +212,11 @@ def test_points_have_no_files_of_their_own(tmp_path):
         ("ae", {"edit": Edit(Path("a.png"))}, "--init-image: this is for runs of diffusion models"),
         ("ddpm", {"wish": Wish(steps=0)}, "--steps must lie between 1 and the 20 of the run; got 0"),
         ("ddpm", {"wish": Wish(steps=21)}, "--steps must lie between 1 and the 20 of the run; got 21"),
-        ("ddpm", {"wish": Wish(guidance=2.0)}, "--guidance is for models with labels"),
+        (
+            "ddpm",
+            {"wish": Wish(guidance=2.0)},
+            r"--guidance is for models with labels \(train\.ddpm --conditional\), captions or controls",
+        ),
         ("ddpm", {"wish": Wish(sampler="heun", order=3)}, "--order must lie between 1 and 2; got 3"),
         ("ddpm", {"edit": Edit(mask=Path("m.png"))}, "give the picture too, with --init-image"),
         ("ddpm", {"edit": Edit(strength=1.0)}, "--strength says how a picture is to be changed"),
