@@ -55,7 +55,7 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int, discrimin
     players.check(config.network, config.optimizer, image_shape)
     if config.labels:
         check_classes("--labels", num_classes, config.job.dataset, "leave it out")
-    game = moves(config, image_shape, num_classes if config.labels else 0, losses)
+    game = moves(config, image_shape, num_classes if config.labels else 0, losses, discriminator_steps)
 
     def step(state, batch, key):
         return play(game, discriminator_steps, state, batch, key)
@@ -105,8 +105,12 @@ def play(game: Game, discriminator_steps: int, state: Any, batch: dict, key: Any
     return state, {**metrics, **generator_metrics}
 
 
-def moves(config: Any, image_shape: tuple[int, ...], num_classes: int, losses: Losses) -> Game:
-    """The players of this configuration; with num_classes = 0 they do not look at labels."""
+def moves(
+    config: Any, image_shape: tuple[int, ...], num_classes: int, losses: Losses, discriminator_steps: int = 1
+) -> Game:
+    """The players of this configuration; with num_classes = 0 they do not look at labels. The discriminator is to move so many times for
+    each move of the generator.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -114,7 +118,7 @@ def moves(config: Any, image_shape: tuple[int, ...], num_classes: int, losses: L
     from train.common.recipe import State, example_keys
 
     generator, discriminator = players.networks(config.network, image_shape, num_classes)
-    generator_descent, discriminator_descent = players.descents(config.optimizer)
+    generator_descent, discriminator_descent = players.descents(config.optimizer, discriminator_steps)
 
     def observe(batch):
         return batch["point"] if "point" in batch else images.to_unit_range(batch["image"])

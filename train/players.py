@@ -47,7 +47,7 @@ class Optimizer:
     beta2: float = 0.999
     """Adam's."""
     decay_steps: int = 0
-    """Step by which the learning rates have fallen to a hundredth, along half a cosine; 0: they stay."""
+    """Step of the run by which both learning rates have fallen to a hundredth, along half a cosine; 0: they stay."""
 
 
 def networks(network: Network, image_shape: tuple[int, ...], num_classes: int):
@@ -69,19 +69,20 @@ def networks(network: Network, image_shape: tuple[int, ...], num_classes: int):
     return generator, gan.Discriminator(trunk, num_classes)
 
 
-def descents(settings: Optimizer):
-    """The optimisers of the generator and of the discriminator."""
+def descents(settings: Optimizer, discriminator_steps: int = 1):
+    """The optimisers of the generator and of the discriminator, which takes so many steps for each of the generator's."""
     import optax
 
     from train.common import optimizer
 
-    def descent(learning_rate):
-        rate = optimizer.rate(learning_rate, 0, settings.decay_steps)
+    def descent(learning_rate, each_step=1):
+        rate = optimizer.rate(learning_rate, 0, settings.decay_steps * each_step)
         if settings.algorithm == "sgd":
             return optax.sgd(rate, settings.momentum)
         return optax.adam(rate, settings.momentum, settings.beta2)
 
-    return descent(settings.learning_rate), descent(settings.discriminator_learning_rate or settings.learning_rate)
+    discriminator_rate = settings.discriminator_learning_rate or settings.learning_rate
+    return descent(settings.learning_rate), descent(discriminator_rate, discriminator_steps)
 
 
 def check(network: Network, optimizer: Optimizer, image_shape: tuple[int, ...]) -> None:

@@ -11,8 +11,8 @@ import pytest
 from jaxgen import adversarial
 from tests import compiler
 from tests.train.tiny import GAN, PERCEPTRONS, SHAPE, WGAN_GP, batch_of, draw, state_of, step
-from train import game, gan, wgan_gp
-from train.common import data, loop
+from train import game, gan, players, wgan_gp
+from train.common import data, loop, parallel
 from train.common.checkpoint import fingerprint
 from train.common.errors import UserError
 from train.common.recipe import State
@@ -52,29 +52,42 @@ def test_each_discriminator_step_takes_rows_and_noise_of_its_own_and_the_generat
 @pytest.mark.parametrize(
     "network", [PERCEPTRONS, pytest.param(GAN.network, marks=pytest.mark.slow)], ids=["mlp", "plain"]
 )
-def test_the_step_of_one_program_is_k_plus_1_separate_moves_to_the_bit(network):
-    config = replace(GAN, network=network)
-    played = game.moves(config, (8, 8, 1), 0, LOSSES)
-    source = data.load("digits")
-    batch = source.rows(np.arange(8 * K))
-    state, key = jax.jit(played.init)(jax.random.key(0)), jax.random.key(7)
+def test_the_step_of_one_donated_program_is_k_plus_1_separate_moves_to_the_bit(network, monkeypatch):
+    """With a penalty, which differentiates twice, and learning rates that fall."""
 
-    def on_one_device(function):
-        mapped = jax.vmap(function, in_axes=None, out_axes=0, axis_name="data", axis_size=1)
-        return jax.jit(
-            lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*arguments)), compiler_options=compiler.USUAL
-        )
+    def penalised(score, real, fake, labels, keys):
+        value, metrics = difference(score, real, fake, labels, keys)
+        x_hat = adversarial.interpolate(keys, real, fake)
+        return value + game.of_each(adversarial.gradient_penalty, score, x_hat, labels).mean(), metrics
 
-    together = on_one_device(lambda state, rows, key: game.play(played, K, state, rows, key)[0])(state, batch, key)
-    apart = state
-    for k in range(K):
-        minibatch = {name: rows[k::K] for name, rows in batch.items()}
-        move = on_one_device(lambda state, rows, key: played.discriminator(state, rows, key)[0])
-        apart = move(apart, minibatch, jax.random.fold_in(key, k))
-    move = on_one_device(lambda state, rows, key: played.generator(state, rows, key)[0])
-    apart = move(apart, minibatch, jax.random.fold_in(key, K))
+    options = parallel.compiler_options
+    monkeypatch.setattr(parallel, "compiler_options", lambda *a: {**options(*a), **compiler.USUAL})
+    config = replace(GAN, network=network, optimizer=replace(GAN.optimizer, decay_steps=3))
+    losses, on = game.Losses(penalised, adversarial.non_saturating_generator_loss), jax.devices()[:1]
+    recipe, played = game.build(config, (8, 8, 1), 0, K, losses), game.moves(config, (8, 8, 1), 0, losses, K)
+    batch, key = data.load("digits").rows(np.arange(8 * K)), parallel.place(jax.random.key(7), on)
+    start = loop.initial_state(recipe, 0, on)
+    begun = fingerprint(start, {})
+
+    def program(function, donate=False):
+        return parallel.parallelize(function, on, rows=(False, True, False), donate=donate)
+
+    def move(k):
+        def one(state, batch, key):
+            kind, row = (played.discriminator, k) if k < K else (played.generator, K - 1)
+            return kind(state, {name: rows[row::K] for name, rows in batch.items()}, jax.random.fold_in(key, k))[0]
+
+        return program(one)
+
+    apart, moves = start, [move(k) for k in range(K + 1)]
+    for _ in range(2):
+        for take in moves:
+            apart = take(apart, batch, key)
+    whole, together = program(lambda *arguments: recipe.step(*arguments)[0], donate=True), start
+    for _ in range(2):
+        together = whole(together, batch, key)
     assert fingerprint(together, {}) == fingerprint(apart, {})
-    assert fingerprint(together, {}) != fingerprint(state, {})
+    assert fingerprint(together, {}) != begun
 
 
 def test_a_discriminator_move_leaves_the_generator_alone_and_the_reverse():
@@ -194,6 +207,21 @@ def test_plain_descent_moves_against_the_gradient_of_each_players_own_loss():
         moves = jax.tree.leaves(jax.tree.map(lambda a, b: a - b, after[player], state.params[player]))
         length = np.sqrt(sum((move**2).sum() for move in moves))
         np.testing.assert_allclose(length, rate * metrics[norm], rtol=1e-3)
+
+
+def test_both_learning_rates_fall_over_the_steps_of_the_run_however_often_the_discriminator_moves():
+    generator, discriminator = players.descents(gan.Optimizer("sgd", 0.5, momentum=0.0, decay_steps=4), K)
+
+    def rates(descent, moves):
+        """The length of each move along a gradient of 1."""
+        taken, state = [], descent.init(jnp.zeros(()))
+        for _ in range(moves):
+            update, state = descent.update(jnp.ones(()), state)
+            taken.append(-float(update))
+        return taken
+
+    np.testing.assert_allclose(rates(generator, 5), rates(discriminator, 4 * K + 1)[::K], rtol=1e-5)
+    np.testing.assert_allclose(rates(generator, 5)[::4], [0.5, 0.005], rtol=1e-5)
 
 
 def test_only_the_generator_is_averaged_and_samples_are_drawn_with_the_average():
