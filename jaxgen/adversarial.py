@@ -151,13 +151,12 @@ def _with_squared_slopes_jvp(scores, primals, tangents):
 
     That is the same, and for convolutions on a CPU much quicker than the gradient of a gradient.
     """
-    x, context, parameters = primals
-    _, slopes = _with_slopes(scores, x, context, parameters)
+    _, slopes = _with_slopes(scores, *primals)
 
-    def with_slope_along_2u(x, parameters):
+    def with_slope_along_2u(x, context, parameters):
         return jax.jvp(lambda x: scores(x, *context, *parameters), (x,), (2 * slopes,))
 
-    (values, _), derivatives = jax.jvp(with_slope_along_2u, (x, parameters), (tangents[0], tangents[2]))
+    (values, _), derivatives = jax.jvp(with_slope_along_2u, primals, tangents)
     return (values, gaussian.sum_per_example(slopes**2)), derivatives
 
 

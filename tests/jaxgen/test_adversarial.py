@@ -222,6 +222,17 @@ def test_the_penalties_differentiate_by_parameters_and_images():
         check_grads(lambda w, x, f=penalty: f(critic(w), x).mean(), (weights, x), order=2)
 
 
+def test_the_penalties_differentiate_by_what_else_a_critic_takes_of_an_image():
+    rng = np.random.default_rng(3)
+    x, scale, labels = jnp.asarray(rng.normal(size=(3, 4))), jnp.asarray(rng.normal(size=3)), jnp.array([0, 1, 0])
+
+    def score(x, scale, label):
+        return jnp.tanh(scale) * (x**2).sum() + label * x[0]
+
+    for penalty in (adversarial.gradient_penalty, adversarial.r1_penalty):
+        check_grads(lambda x, scale, f=penalty: f(score, x, scale, labels).mean(), (x, scale), order=2)
+
+
 def test_scores_that_come_with_the_slopes_have_the_values_and_the_gradients_of_the_two_taken_apart():
     rng = np.random.default_rng(2)
     weights, x = jnp.asarray(rng.normal(size=(2, 6))), jnp.asarray(rng.normal(size=(3, 2, 3)))
