@@ -78,7 +78,8 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
 
     _check(config, image_shape, num_classes)
     generator, conditional = players.networks(config.network, image_shape, num_classes)
-    trunk, noise_shape = conditional.trunk, generator.noise_shape
+    with in_words():  # the networks say themselves which images they take
+        trunk, noise_shape = conditional.trunk, generator.noise_shape
     discriminator, classifier = models.Discriminator(trunk), models.Classifier(trunk, num_classes)
     encoder = models.Encoder(trunk, noise_shape, num_classes)
     descent, other_descent = players.descents(config.optimizer)
@@ -178,7 +179,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
         for player, descent in descents.items():
             state = game.descend(state, player, descent, grads[player])
         ema = optimizer.moving_average(config.network.ema_decay, state.step, state.ema, averaged(state.params))
-        metrics |= {"spread": game.spread(x, x_p), "grad_norm": optimizer.global_norm(grads)}
+        metrics |= {**game.spread(x, x_p), "grad_norm": optimizer.global_norm(grads)}
         return state._replace(step=state.step + 1, ema=ema, opt={**state.opt, **means}), metrics
 
     def sample(state, batch, key):
@@ -194,10 +195,10 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
         return generate(state.ema["generator"], z, y)
 
     def edited(state, batch, key):
-        """Each image, and beside it its code decoded as every class, (b, h, (1 + num_classes) w, c)."""
+        """Each image, and beside it its code decoded as each class, (b, h, (1 + n) w, c)."""
         x = observe(batch, key)
         z = code(state, x, batch["label"])
-        as_class = [image(state, z, jnp.full_like(batch["label"], label)) for label in range(num_classes)]
+        as_class = [image(state, z, labels) for labels in codes.each_class(batch["label"], num_classes)]
         return jnp.concatenate([x, *as_class], axis=2)
 
     pictures = {
@@ -206,9 +207,9 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
         "reconstructions": codes.reconstructions(observe, code, image),
         "interpolation": codes.interpolation(observe, code, image),
     }
-    with in_words():  # the networks say themselves which images they take
+    with in_words():
         jax.eval_shape(init, jax.random.key(0))
-    return Recipe(init, step, sample, pictures)
+    return Recipe(init, step, sample, pictures, convolutions=config.network.architecture != "mlp")
 
 
 def _check(config, image_shape, num_classes):

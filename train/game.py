@@ -157,7 +157,7 @@ def moves(
         metrics, grads = jax.lax.pmean(({"loss": value, **metrics}, grads), "data")
         state = descend(state, "discriminator", discriminator_descent, grads)
         params = {**state.params, "discriminator": losses.constrain(state.params["discriminator"])}
-        metrics = {**metrics, "spread": spread(real, fake), "grad_norm": optimizer.global_norm(grads)}
+        metrics = {**metrics, **spread(real, fake), "grad_norm": optimizer.global_norm(grads)}
         return state._replace(params=params), metrics
 
     def generator_move(state, minibatch, key):
@@ -198,8 +198,10 @@ def descend(state: Any, player: str, descent: Any, grads: Any) -> Any:
     return state._replace(params={**state.params, player: params}, opt={**state.opt, player: opt})
 
 
-def spread(real: Any, fake: Any) -> Any:
-    """Standard deviation of what is generated over that of the data, the root mean square over pixels: 1 is right, 0 a single image."""
+def spread(real: Any, fake: Any) -> dict[str, Any]:
+    """The metric "spread", the standard deviation of what is generated over that of the data, the root mean square over pixels: 1 is
+    right, 0 a single image. None of a batch of one, of which it would be 0 however it is.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -207,4 +209,6 @@ def spread(real: Any, fake: Any) -> Any:
         mean, square = jax.lax.pmean((x.mean(axis=0), (x**2).mean(axis=0)), "data")
         return jnp.maximum(square - mean**2, 0).mean()
 
-    return jnp.sqrt(variance(fake) / jnp.maximum(variance(real), 1e-12))
+    if len(real) * jax.lax.psum(1, "data") == 1:
+        return {}
+    return {"spread": jnp.sqrt(variance(fake) / jnp.maximum(variance(real), 1e-12))}

@@ -83,6 +83,7 @@ def recipe(config: Config, image_shape: tuple[int, ...], num_classes: int = 0):
         UserError: if the configuration cannot work, or not for images of this shape, or labels are missing.
     """
     import jax
+    import jax.numpy as jnp
 
     from jaxgen import adversarial
     from train import game
@@ -92,13 +93,16 @@ def recipe(config: Config, image_shape: tuple[int, ...], num_classes: int = 0):
         ("r1", config.r1, 0, math.inf),
         ("r2", config.r2, 0, math.inf),
     )
-    versus = {
-        "minimax": (adversarial.discriminator_loss, adversarial.saturating_generator_loss),
-        "non_saturating": (adversarial.discriminator_loss, adversarial.non_saturating_generator_loss),
-        "hinge": (adversarial.hinge_discriminator_loss, adversarial.wasserstein_generator_loss),
-        "least_squares": (adversarial.least_squares_discriminator_loss, adversarial.least_squares_generator_loss),
-    }
-    discriminator_loss, generator_loss = versus[config.objective]
+    # What each wants, and what a score says: at best p / (p + q); of hinge, whose best is the sign of p - q, which side it takes.
+    minimax = adversarial.discriminator_loss, adversarial.saturating_generator_loss, jax.nn.sigmoid
+    hinge = adversarial.hinge_discriminator_loss, adversarial.wasserstein_generator_loss
+    least_squares = adversarial.least_squares_discriminator_loss, adversarial.least_squares_generator_loss
+    discriminator_loss, generator_loss, D = {
+        "minimax": minimax,
+        "non_saturating": (minimax[0], adversarial.non_saturating_generator_loss, minimax[2]),
+        "hinge": (*hinge, lambda scores: jnp.clip((1 + scores) / 2, 0, 1)),
+        "least_squares": (*least_squares, lambda scores: scores),
+    }[config.objective]
 
     def judged(score, x, labels, gamma):
         """Scores, (b,), and gamma / 2 |grad D(x)|^2 on average, a scalar, of the same pass."""
@@ -111,9 +115,7 @@ def recipe(config: Config, image_shape: tuple[int, ...], num_classes: int = 0):
         real_scores, r1 = judged(score, real, labels, config.r1)
         fake_scores, r2 = judged(score, fake, labels, config.r2)
         value = discriminator_loss(real_scores, fake_scores) + r1 + r2
-        if config.objective in ("minimax", "non_saturating"):
-            return value, {"d_real": jax.nn.sigmoid(real_scores).mean(), "d_fake": jax.nn.sigmoid(fake_scores).mean()}
-        return value, {"score_real": real_scores.mean(), "score_fake": fake_scores.mean()}
+        return value, {"d_real": D(real_scores).mean(), "d_fake": D(fake_scores).mean()}
 
     losses = game.Losses(discriminator, generator_loss)
     return game.build(config, image_shape, num_classes, config.discriminator_steps, losses)

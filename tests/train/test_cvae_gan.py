@@ -1,14 +1,16 @@
 """Algorithm 1 of Bao et al. 2017: which loss moves which network, and what an edited label does."""
 
 from dataclasses import replace
+from functools import partial
 
 import chex
 import jax
 import numpy as np
 import pytest
 
+from jaxgen.models import gan as models
 from tests.train.tiny import CVAE_GAN, SHAPE, batch_of, draw, state_of, step
-from train import cvae_gan, gan
+from train import cvae_gan, gan, players
 from train.common.checkpoint import fingerprint
 from train.common.errors import UserError
 
@@ -71,6 +73,50 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(m["loss"], expected, rtol=1e-5)
 
 
+def test_each_term_is_the_papers_of_what_the_networks_say():
+    """Bao et al. 2017, eq. 1, 5 to 8 and Algorithm 1, from the networks' outputs; the moving averages begin at nothing."""
+    before, after, metrics = stepped(replace(NOTHING, optimizer=replace(SGD, learning_rate=1.0)))
+    generator, conditional = players.networks(NOTHING.network, SHAPE, CLASSES)
+    trunk, params, batch = conditional.trunk, before.params, labelled()
+    x, y = batch["image"] / np.float32(127.5) - 1, batch["label"]
+
+    def apply(network, name, *inputs):
+        return network.apply({"params": params[name]}, *inputs)
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), np.arange(ROWS))
+    eps, z_p = (
+        jax.vmap(lambda key: jax.random.normal(key, generator.noise_shape))(k)
+        for k in jax.vmap(jax.random.split, out_axes=1)(keys)
+    )
+    mean, logvar = apply(models.Encoder(trunk, generator.noise_shape, CLASSES), "encoder", x, y)
+    x_f, x_p = (apply(generator, "generator", z, y) for z in (mean + np.exp(logvar / 2) * eps, z_p))
+    f_D = [apply(models.Discriminator(trunk), "discriminator", images)[1] for images in (x, x_f, x_p)]
+    f_C = [apply(models.Classifier(trunk, CLASSES), "classifier", images)[1] for images in (x, x_f, x_p)]
+
+    def half_square(a, b):
+        return ((a - b) ** 2).reshape(len(a), -1).sum(axis=1) / 2
+
+    of_class = [[f[y == label].mean(axis=0) for label in range(CLASSES)] for f in (f_C[0], f_C[2])]
+    share = 1 - NOTHING.mean_decay
+    expected = {
+        "kl": ((np.exp(logvar) + mean**2 - 1 - logvar) / 2).sum(axis=1).mean(),
+        "error": (half_square(x, x_f) + half_square(f_D[0], f_D[1]) + half_square(f_C[0], f_C[1])).mean(),
+        "matching_D": share**2 * ((f_D[0].mean(axis=0) - f_D[2].mean(axis=0)) ** 2).sum() / 2,
+        "matching_C": share**2 * ((np.array(of_class[0]) - np.array(of_class[1])) ** 2).sum() / 2,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+    def discriminator_loss(own):
+        """-log D(x) - log(1 - D(x_f)) - log(1 - D(x_p))"""
+        score = [models.Discriminator(trunk).apply({"params": own}, images)[0] for images in (x, x_f, x_p)]
+        return (jax.nn.softplus(-score[0]) + jax.nn.softplus(score[1]) + jax.nn.softplus(score[2])).mean()
+
+    moved = jax.tree.map(lambda a, b: a - b, before.params["discriminator"], after.params["discriminator"])
+    gradient = jax.grad(discriminator_loss)(params["discriminator"])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), moved, gradient)
+
+
 def test_mean_features_are_moving_averages_and_a_class_that_is_not_there_keeps_its_own():
     recipe = cvae_gan.recipe(CVAE_GAN, SHAPE, CLASSES + 1)  # no image is of the last class
     state = state_of(recipe, seed=1)
@@ -117,6 +163,13 @@ def test_an_image_is_shown_with_its_code_decoded_as_every_class():
 def test_data_without_labels_are_refused_in_words(num_classes):
     with pytest.raises(UserError, match=f"labels of at least 2 classes, and digits has {num_classes}: .*train.gan"):
         cvae_gan.recipe(CVAE_GAN, SHAPE, num_classes)
+
+
+@pytest.mark.parametrize("architecture", ["plain", "dcgan"])
+def test_images_that_the_networks_do_not_take_are_refused_in_words(architecture):
+    network = replace(CVAE_GAN.network, architecture=architecture, width=4, multipliers=(1, 2))
+    with pytest.raises(UserError, match="7x7 do not fit 2 levels"):
+        cvae_gan.recipe(replace(CVAE_GAN, network=network), (7, 7, 1), CLASSES)
 
 
 def test_weights_below_zero_are_refused_in_words():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxgen import adversarial
 from tests import compiler
@@ -139,28 +140,63 @@ def test_several_devices_play_the_game_of_one(devices):
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("objective", ["minimax", "non_saturating", "hinge", "least_squares"])
-def test_the_metrics_of_a_move_are_the_losses_of_the_networks_scores(objective):
-    config = replace(DENSE, objective=objective)
-    recipe, key = gan.recipe(config, SHAPE), jax.random.key(3)
-    state, batch = state_of(recipe, seed=1), batch_of(6)
-    played = game.moves(config, SHAPE, 0, LOSSES)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), jnp.arange(6))
-    z = played.noise(jax.vmap(jax.random.split, out_axes=1)(keys)[0])
+OBJECTIVES = {
+    # Of scores: the discriminator's loss, the generator's, and D.
+    "minimax": (
+        lambda real, fake: np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean(),
+        lambda fake: -np.log1p(np.exp(fake)),
+        special.expit,
+    ),
+    "non_saturating": (
+        lambda real, fake: np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean(),
+        lambda fake: np.log1p(np.exp(-fake)),
+        special.expit,
+    ),
+    "hinge": (
+        lambda real, fake: np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(),
+        lambda fake: -fake,
+        lambda score: np.clip((score + 1) / 2, 0, 1),
+    ),
+    "least_squares": (
+        lambda real, fake: ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2,
+        lambda fake: (fake - 1) ** 2 / 2,
+        lambda score: score,
+    ),
+}
+
+
+def scores_of_a_step(recipe, played, state, batch, key):
+    """The scores, float64, that the discriminator's move sees of the data and of samples; those that the generator's move then sees; what
+    the first move saw; and the metrics."""
+    after, metrics = step(recipe, state, batch, key, wanted=lambda s, m: (s.params["discriminator"], m))
+    num, generator = len(batch["image"]), state.params["generator"]
+    keys = [jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, k), jnp.arange(num)) for k in range(2)]
+    z_keys, loss_keys = jax.vmap(jax.random.split, out_axes=1)(keys[0])
     real = batch["image"] / np.float32(127.5) - 1
-    params = state.params
-    scores = [
-        played.score(params["discriminator"], x, None) for x in (real, played.generate(params["generator"], z, None))
-    ]
-    loss = {
-        "hinge": adversarial.hinge_discriminator_loss,
-        "least_squares": adversarial.least_squares_discriminator_loss,
-    }.get(objective, adversarial.discriminator_loss)
-    metrics = step(recipe, state, batch, key)
-    np.testing.assert_allclose(metrics["loss"], loss(*scores), rtol=1e-5)
-    if objective in ("minimax", "non_saturating"):
-        probabilities = [jax.nn.sigmoid(score).mean() for score in scores]
-        np.testing.assert_allclose([metrics["d_real"], metrics["d_fake"]], probabilities, rtol=1e-5)
+    fake, last = (played.generate(generator, played.noise(k), None) for k in (z_keys, keys[1]))
+
+    def score(params, x):
+        return np.asarray(played.score(params, x, None), np.float64)
+
+    before = state.params["discriminator"]
+    return score(before, real), score(before, fake), score(after, last), (real, fake, loss_keys), metrics
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_metrics_of_a_step_are_the_losses_of_the_networks_scores(objective):
+    discriminator_loss, generator_loss, D = OBJECTIVES[objective]
+    recipe = gan.recipe(replace(DENSE, objective=objective), SHAPE)
+    played, state = game.moves(DENSE, SHAPE, 0, LOSSES), state_of(recipe, seed=1)
+    real, fake, last, _, metrics = scores_of_a_step(recipe, played, state, batch_of(6), jax.random.key(3))
+    expected = {
+        "loss": discriminator_loss(real, fake),
+        "d_real": D(real).mean(),
+        "d_fake": D(fake).mean(),
+        "generator_loss": generator_loss(last).mean(),
+    }
+    assert metrics.keys() == expected.keys() | {"spread", "grad_norm", "generator_grad_norm"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_r1_and_r2_add_half_gamma_times_the_mean_squared_slope_at_real_and_at_generated_images():
@@ -241,11 +277,12 @@ def test_spread_is_1_for_the_data_themselves_and_0_for_a_single_image():
     x = jax.random.normal(jax.random.key(0), (4, 5, 3))  # four devices with five rows each
 
     def spread(fake):
-        return jax.vmap(game.spread, axis_name="data")(x, fake)[0]
+        return jax.vmap(game.spread, axis_name="data")(x, fake)["spread"][0]
 
     np.testing.assert_allclose(spread(x), 1, rtol=1e-5)
     np.testing.assert_allclose(spread(3 * x + 1), 3, rtol=1e-4)
     assert spread(jnp.broadcast_to(x[:1, :1], x.shape)) < 1e-3
+    assert jax.vmap(game.spread, axis_name="data")(x[:1, :1], x[:1, :1]) == {}  # of a batch of one nothing can be said
 
 
 def test_an_interpolation_goes_from_each_sample_to_the_next_over_noise_of_the_same_length():
@@ -266,13 +303,25 @@ def test_clipping_keeps_every_parameter_of_the_critic_within_the_bound_and_takes
     assert "penalty" not in metrics
 
 
-def test_the_critics_loss_is_the_penalty_less_the_wasserstein_estimate():
+def test_the_critic_pays_its_penalty_between_both_and_the_generator_climbs_the_critic():
     recipe = wgan_gp.recipe(replace(WGAN_GP, critic_steps=1, penalty_weight=7.0), SHAPE)
-    state, batch = state_of(recipe, seed=1), batch_of(4)
-    metrics = step(recipe, state, batch, jax.random.key(0))
-    assert metrics["penalty"] > 0
-    np.testing.assert_allclose(metrics["loss"], 7 * metrics["penalty"] - metrics["wasserstein"], rtol=1e-5)
-    np.testing.assert_allclose(metrics["wasserstein"], metrics["score_real"] - metrics["score_fake"], rtol=1e-4)
+    played, state = game.moves(WGAN_GP, SHAPE, 0, LOSSES), state_of(recipe, seed=1)
+    real, fake, last, seen, metrics = scores_of_a_step(recipe, played, state, batch_of(4), jax.random.key(0))
+    x_real, x_fake, keys = seen
+    u = np.asarray(jax.vmap(jax.random.uniform)(keys))[:, None, None, None]
+    between = u * x_real + (1 - u) * x_fake
+    slopes = jax.vmap(jax.grad(lambda x: played.score(state.params["discriminator"], x[None], None)[0]))(between)
+    penalty = ((np.linalg.norm(slopes.reshape(4, -1), axis=1) - 1) ** 2).mean()
+    expected = {
+        "score_real": real.mean(),
+        "score_fake": fake.mean(),
+        "wasserstein": real.mean() - fake.mean(),
+        "penalty": penalty,
+        "loss": fake.mean() - real.mean() + 7 * penalty,
+        "generator_loss": -last.mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
 
 
 def test_a_conditional_game_asks_about_each_image_with_its_own_label():

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 MOMENTS = 11
 """Images on the way from one code to another, both included."""
 
+CLASSES = 10
+"""Classes, at most, that are shown side by side."""
+
 
 def pictures(observe: Callable, encode: Callable, decode: Callable, latent_dim: int) -> dict[str, Callable]:
     """All of these that codes of so many dimensions allow, by name."""
@@ -63,13 +66,20 @@ def interpolation(observe: Callable, encode: Callable, decode: Callable, between
 
 
 def classes(sample: Callable, num_classes: int) -> Callable:
-    """The same noise as every class, side by side, (b, h, num_classes w, c), of a recipe's ``sample`` that looks at labels."""
+    """The same noise as every class, the first `CLASSES` at most, side by side, (b, h, n w, c), of a recipe's ``sample`` that looks at
+    labels.
+    """
 
     def picture(state, batch, key):
-        labels = [jnp.full_like(batch["label"], label) for label in range(num_classes)]
-        return jnp.concatenate([sample(state, {**batch, "label": label}, key) for label in labels], axis=2)
+        drawn = [sample(state, {**batch, "label": labels}, key) for labels in each_class(batch["label"], num_classes)]
+        return jnp.concatenate(drawn, axis=2)
 
     return picture
+
+
+def each_class(labels: jax.Array, num_classes: int) -> list[jax.Array]:
+    """As many labels, (b,), all of one class, for the first class, the second, and on to `CLASSES`."""
+    return [jnp.full_like(labels, label) for label in range(min(num_classes, CLASSES))]
 
 
 def manifold(decode: Callable) -> Callable:

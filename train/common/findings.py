@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from train.common import charts, page
+from train.common import charts, page, points
 from train.common.history import Evaluation, Run
 
 ACTIVE = 0.01
@@ -37,6 +37,9 @@ WON = 0.95
 
 ALIKE = 0.5
 """Modes have collapsed where the samples' standard deviation is below this share of the data's."""
+
+REMEDY = "In a new --run, try a gradient penalty (--r1 of train.gan, or train.wgan_gp), a larger --batch-size or a smaller --learning-rate."
+"""Against modes that have collapsed."""
 
 LATE = 5
 """Rows of metrics, at least, from which such things are told."""
@@ -71,10 +74,17 @@ def statistics(run: Run) -> str:
     """A bar chart of every vector; nothing if there is none."""
     if not run.statistics:
         return ""
+    shares, warnings = np.array(run.statistics.get(points.SHARES, ())), ""
+    if (lost := np.sum(shares <= ACTIVE)) > 0:
+        warnings = page.warning(
+            f"{lost} of the {len(shares)} Gaussians of the data have at most {ACTIVE} of the samples each: modes have collapsed. {REMEDY}"
+        )
     figures = "".join(_bars(name, values) for name, values in run.statistics.items())
     when = "" if run.statistics_step is None else f", at step {charts.number(run.statistics_step)}"
     note = f"The largest first{when}; faint: at most {ACTIVE}."
-    return page.section("statistics", "Statistics", f'<div class="charts">{figures}</div><p class="note">{note}</p>')
+    return page.section(
+        "statistics", "Statistics", f'{warnings}<div class="charts">{figures}</div><p class="note">{note}</p>'
+    )
 
 
 def evaluations(run: Run) -> str:
@@ -118,15 +128,14 @@ def _warnings(run: Run) -> Iterator[str]:
     real, fake, spread = (_of_late(run, name) for name in ("d_real", "d_fake", "spread"))
     if real is not None and fake is not None and real > WON and fake < 1 - WON:
         yield (
-            f"The discriminator has won: of late it takes the data for real with probability {real:.3f} and samples with {fake:.3f}, "
-            "and so teaches the generator little. In a new --run, try a smaller --discriminator-learning-rate; for train.gan also "
-            "a larger --r1, fewer --discriminator-steps or --objective hinge; or train.wgan_gp, whose critic may win."
+            f"The discriminator has won: of late D is {real:.3f} on the data and {fake:.3f} on samples, where 1 means real and 0 made up, "
+            "and so it teaches the generator little. In a new --run, try a smaller --discriminator-learning-rate; for train.gan also "
+            "a larger --r1, fewer --discriminator-steps or another --objective; or train.wgan_gp, whose critic may win."
         )
     if spread is not None and spread < ALIKE:
         yield (
             f"The samples are more alike than the data: of late their standard deviation is {charts.number(spread)} times the data's, "
-            "where 1 is right, so modes have collapsed. In a new --run, try a gradient penalty (--r1 of train.gan, or "
-            "train.wgan_gp), a larger --batch-size or a smaller --learning-rate."
+            f"where 1 is right, so modes have collapsed. {REMEDY}"
         )
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from train.common import data, page, parallel, pictures, scatter
+from train.common import data, page, parallel, pictures, points, scatter
 from train.common.files import write_atomically
 from train.common.recipe import Recipe, State, root_key
 from train.common.sources import Source
@@ -58,6 +58,7 @@ class Gallery:
     """What a run shows of its model: the same noise drawn again and again while it learns, further pictures and numbers in the end."""
 
     def __init__(self, recipe: Recipe, source: Source, *, num: int, seed: int, on: Sequence[jax.Device], how: str):
+        self._mixture = points.MIXTURES.get(source.name)
         if source.is_points:
             num = scatter.POINTS
             self._square = scatter.square_around(source.rows(np.arange(len(source)))["point"])
@@ -93,11 +94,17 @@ class Gallery:
                 pictures.save_png(folder / f"{name}.png", pictures.grid(images))
 
     def measure(self, path: Path, step: int, state: State) -> None:
-        """Write the recipe's statistics, averaged over rows, as JSON; nothing if it has none."""
+        """Write the recipe's statistics, averaged over rows, and of points which Gaussians have how many, as JSON; nothing if there are
+        none.
+        """
+        found = {}
         if self._statistics:
             batch = self._measured()
-            means = {name: draw(state, batch, self._key).mean(0).tolist() for name, draw in self._statistics.items()}
-            write_atomically(path, (json.dumps({"step": step, "statistics": means}) + "\n").encode())
+            found = {name: draw(state, batch, self._key).mean(0).tolist() for name, draw in self._statistics.items()}
+        if self._mixture is not None:
+            found[points.SHARES] = points.shares(self._sample(state, self._batch, self._key), self._mixture).tolist()
+        if found:
+            write_atomically(path, (json.dumps({"step": step, "statistics": found}) + "\n").encode())
 
     def _plane(self, samples, state):
         landscape = None

@@ -49,14 +49,26 @@ def load(name: str) -> sources.Source:
     return sources.in_memory(name, points.astype(np.float32), labels, names)
 
 
-def modes(samples: np.ndarray, mixture: Mixture, within: float = 3.0, least: int = 10) -> tuple[int, float]:
-    """How many Gaussians of the mixture the samples (n, 2) have found, and the share of good samples among them.
+SHARES = "good samples of each Gaussian, of all"
+"""The statistic of a run that `shares` are."""
 
-    A sample is good if it lies at most `within` standard deviations from a mean, in Euclidean distance; a Gaussian is found if at least
-    `least` good samples have its mean for the nearest one. Srivastava et al. 2017, arXiv:1705.07761, count so from one good
-    sample on; of a mixture itself a share 1 - exp(-within^2 / 2), 0.989, is good.
+
+def shares(samples: np.ndarray, mixture: Mixture, within: float = 3.0) -> np.ndarray:
+    """For each Gaussian of the mixture, (m,), which part of the samples (n, 2) is good and has its mean for the nearest one.
+
+    A sample is good if it lies at most `within` standard deviations from a mean, in Euclidean distance; of a mixture itself a part of
+    1 - exp(-within^2 / 2), 0.989, is good.
     """
     distances = np.linalg.norm(samples[:, None] - mixture.means, axis=-1)
     good = distances.min(axis=1) <= within * mixture.std
-    found = np.bincount(distances[good].argmin(axis=1), minlength=len(mixture.means)) >= least
-    return int(found.sum()), float(good.mean())
+    return np.bincount(distances[good].argmin(axis=1), minlength=len(mixture.means)) / len(samples)
+
+
+def modes(samples: np.ndarray, mixture: Mixture, within: float = 3.0, least: int = 10) -> tuple[int, float]:
+    """How many Gaussians of the mixture the samples (n, 2) have found, and the share of good samples among them.
+
+    Good as by `shares`; a Gaussian is found if at least `least` good samples have its mean for the nearest one. Srivastava et al. 2017,
+    arXiv:1705.07761, count so from one good sample on.
+    """
+    found = shares(samples, mixture, within)
+    return int((np.rint(found * len(samples)) >= least).sum()), float(found.sum())

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from train.common import findings, history, page
+from train.common import findings, history, page, points
 
 
 def write(folder, name, content):
@@ -105,13 +105,21 @@ def warnings(folder, rows, **metrics):
 
 def test_a_discriminator_that_is_sure_of_both_kinds_has_won(tmp_path):
     (warned,) = warnings(tmp_path, 20, d_real=[0.99], d_fake=[0.01])
-    assert warned.startswith("The discriminator has won: of late it takes the data for real with probability 0.990")
+    assert warned.startswith("The discriminator has won: of late D is 0.990 on the data and 0.010 on samples")
     assert "--discriminator-steps" in warned
 
 
 def test_samples_whose_spread_is_less_than_half_the_datas_have_collapsed(tmp_path):
     (warned,) = warnings(tmp_path, 20, spread=[0.25])
     assert warned.startswith("The samples are more alike than the data: of late their standard deviation is 0.25 times")
+
+
+@pytest.mark.parametrize(("shares", "lost"), [([0.5, 0.4], 0), ([0.9, 0.01], 1), ([0.0, 0.98, 0.005], 2)])
+def test_gaussians_without_samples_are_counted_in_words(tmp_path, shares, lost):
+    write(tmp_path, "statistics.json", {"step": 1, "statistics": {points.SHARES: shares, "KL": [0.0]}})
+    warned = [p.text for p in shown(findings.statistics, tmp_path).iter("p") if p.get("class") == "warning"]
+    said = f"{lost} of the {len(shares)} Gaussians of the data have at most 0.01 of the samples each: modes have collapsed."
+    assert [text[: len(said)] for text in warned] == [said] * (lost > 0)
 
 
 def test_both_may_happen_at_once(tmp_path):

@@ -43,6 +43,12 @@ def test_the_points_are_the_same_whenever_they_are_made(name):
     assert (rows["point"].dtype, rows["label"].dtype) == (np.float32, np.int32)
 
 
+def test_a_gaussians_share_is_of_all_samples_those_that_are_good_and_nearest_to_its_mean():
+    samples = np.array([[0.0, 0.29], [0.0, 0.31], [1.2, 0.0], [1.0, -0.1], [0.5, 0.0]])
+    np.testing.assert_allclose(points.shares(samples, TWO), [0.2, 0.4])
+    np.testing.assert_allclose(points.shares(samples, TWO, within=1.5), [0.0, 0.2])
+
+
 @pytest.mark.parametrize("name", points.MIXTURES)
 def test_the_data_themselves_have_every_mode_and_the_share_of_good_points_that_gaussians_have(name):
     found, share = modes(table(name)["point"], points.MIXTURES[name])
