@@ -63,7 +63,8 @@ def discretized_logistic_log_prob(mean: Images, log_scale: Images, x: Images, le
 
         sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
 
-    needs none: exact and finite, with finite gradient, however small P is.
+    needs none: exact and finite, with finite gradient, however small P is, for scales from e^-80 to e^80, beyond which float32 has no
+    room for them.
 
     Raises:
         ValueError: if x is known and has values outside [-1, 1], or there are fewer than 2 levels.

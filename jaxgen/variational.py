@@ -50,7 +50,7 @@ def kl_to_class_prior(mean: Latents, logvar: Latents, class_mean: Latents) -> Va
     """KL(N(mean, exp(logvar) I) || N(mu_y, I)), in nats, one per example, for a prior whose mean depends on the class y.
 
     KL = 1/2 sum [ s^2 + (m - mu_y)^2 - 1 - log s^2 ]: ||m - mu_y||^2 in the place of ||m||^2 is all that makes a VAE conditional.
-    Where s^2 is as small as can be, mu_y is the mean code of class y.
+    The best mu_y is the mean code of class y, whatever the variances.
 
     Args:
         class_mean: mu_y for each example's own y, such as means[labels].

@@ -55,6 +55,7 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     from train.common import codes
 
     check_classes("train.cvae", num_classes, config.job.dataset, "use train.vae")
+    ae.check_common(config.network, config.optimizer)
     dim = math.prod(ae.code_shape(config.network, image_shape))
     condition = {
         "prior": vae.Condition(
@@ -68,7 +69,9 @@ def recipe(config: Config, image_shape: tuple[int, int, int], num_classes: int):
     }[config.labels]
     built = vae.build(config, image_shape, condition)
 
-    return built._replace(pictures={"classes": codes.classes(built.sample, num_classes), **built.pictures})
+    pictures = {"classes": codes.classes(built.sample, num_classes), **built.pictures}
+    pictures.pop("manifold", None)  # each class has another
+    return built._replace(pictures=pictures)
 
 
 if __name__ == "__main__":

@@ -201,13 +201,13 @@ def where_all_is_known(mask: Any, size: tuple[int, int]) -> Any:
 def bound(
     keys: Any, predict: Callable, schedule: Any, x0: Any, samples: int, *, variance: str, predicts: str, clip_x0: bool
 ) -> dict[str, Any]:
-    """The variational bound of images, (b,), in nats, and its prior term: from so many timesteps, one of each stretch of T / samples of
-    them, or with samples = T from all.
+    """The variational bound of images, (b,), in nats and in bits per dimension, and its prior term: from so many timesteps, one of each
+    stretch of T / samples of them, or with samples = T from all.
     """
     import jax
     import jax.numpy as jnp
 
-    from jaxgen import diffusion_bound
+    from jaxgen import diffusion_bound, likelihoods
 
     T, how = schedule.num_steps, {"variance": variance, "predicts": predicts, "clip_x0": clip_x0}
 
@@ -219,4 +219,5 @@ def bound(
 
     total, _ = jax.lax.scan(add, jnp.zeros(len(x0)), jnp.arange(samples))
     prior = diffusion_bound.prior_term(schedule, x0)
-    return {"bound": prior + total * (T / samples), "prior_term": prior}
+    nats = prior + total * (T / samples)
+    return {"bound": nats, "prior_term": prior, "bits_per_dim": likelihoods.bits_per_dim(nats, x0[0].size)}

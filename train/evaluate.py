@@ -19,7 +19,7 @@ from tqdm import tqdm
 from train import comparison, trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError, check_counts, check_ranges
+from train.common.errors import UserError, check_counts, check_ranges, check_seed
 from train.common.files import write_atomically
 
 
@@ -66,13 +66,8 @@ def evaluate(options: Options) -> dict[str, dict]:
     check_ranges(("compare", options.compare, 0, math.inf))
     if options.inception_weights and not options.compare:
         raise UserError("--inception-weights is for the FID of samples; say of how many: --compare 10000")
+    check_seed(options.seed)
     description = configuration.read(options.run)
-    recipe = trained.recipe(options.run, description)
-    if recipe.evaluate is None and not options.compare:
-        raise UserError(
-            f"{options.run} is a run of train.{description['recipe']}, which has no likelihood to evaluate; "
-            "compare its samples with the data: --compare 10000"
-        )
 
     from train.common import devices
 
@@ -80,6 +75,13 @@ def evaluate(options: Options) -> dict[str, dict]:
     devices.use_compilation_cache()
 
     from train.common.report import write_report
+
+    recipe = trained.recipe(options.run, description)
+    if recipe.evaluate is None and not options.compare:
+        raise UserError(
+            f"{options.run} is a run of train.{description['recipe']}, which has no likelihood to evaluate; "
+            "compare its samples with the data: --compare 10000"
+        )
 
     features, weights = None, {}
     if options.inception_weights:
@@ -110,14 +112,11 @@ def _estimates(options, description, recipe, state, step, on):
     import jax
     import numpy as np
 
-    from jaxgen import likelihoods
     from train.common import gallery
     from train.common.checkpoint import fingerprint
     from train.common.recipe import root_key
 
     source = trained.images(description, options.split, options.data_dir)
-    if list(source.shape) != description["data"]["shape"]:
-        raise UserError(f"the images of {options.split} are {source.shape}, the run's {description['data']['shape']}")
     num = min(options.num or len(source), len(source))
     samples = options.samples or recipe.evaluate_samples
     about = {
@@ -141,9 +140,6 @@ def _estimates(options, description, recipe, state, step, on):
         partial.add({name: values[: num - i * size].tolist() for name, values in estimates.items()})
 
     columns = {name: np.concatenate([row[name] for row in partial.rows]) for name in partial.rows[0]}
-    code_length = columns.get("nll", columns.get("bound"))
-    if code_length is not None:
-        columns["bits_per_dim"] = likelihoods.bits_per_dim(code_length, math.prod(source.shape))
     means = {name: _mean(values) for name, values in columns.items()}
     _enter(options.run / "evaluations.json", {**about, "estimates": means})
     return means

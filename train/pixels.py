@@ -14,7 +14,7 @@ class Pixel(NamedTuple):
     log_prob: Callable
     """decoded (b, h, w, channels), x -> log p(x | z), (b,)."""
     mean: Callable
-    """decoded -> mean of p(x | z), an image in [-1, 1]."""
+    """decoded -> where p(x | z) lies, an image in [-1, 1]: its mean, but the tails of a law beyond black and white left out."""
 
 
 def of(likelihood: str, variance: float, c: int) -> Pixel:
@@ -39,12 +39,15 @@ def of(likelihood: str, variance: float, c: int) -> Pixel:
             lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
         ),
         "gaussian": Pixel(
-            c, levels, lambda mean, x: likelihoods.gaussian_log_prob(mean, x, variance), lambda mean: mean
+            c,
+            levels,
+            lambda mean, x: likelihoods.gaussian_log_prob(mean, x, variance),
+            lambda mean: jnp.clip(mean, -1, 1),
         ),
         "discretized_logistic": Pixel(
             2 * c,
             levels,
             lambda decoded, x: likelihoods.discretized_logistic_log_prob(*mean_and_log_scale(decoded), x),
-            lambda decoded: mean_and_log_scale(decoded)[0],
+            lambda decoded: jnp.clip(mean_and_log_scale(decoded)[0], -1, 1),
         ),
     }[likelihood]

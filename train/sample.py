@@ -12,7 +12,7 @@ import tyro
 from train import conditions, edits, trained
 from train.common import command
 from train.common import config as configuration
-from train.common.errors import UserError, check_counts
+from train.common.errors import UserError, check_counts, check_seed
 from train.conditions import Condition
 from train.denoising import Grid, Sampler
 from train.edits import Edit
@@ -83,14 +83,16 @@ def sample(options: Options) -> list[Path]:
         UserError: if the folder is no run, the run has no sound checkpoint, or its model cannot draw as asked.
     """
     check_counts(options, "num", "batch_size")
+    check_seed(options.seed)
     description = configuration.read(options.run)
-    recipe = trained.recipe(options.run, description, _change(description, options))
-    told = conditions.columns(options.condition, str(options.run), description)
+    change = _change(description, options)
 
     from train.common import devices
 
     on = devices.select(options.accelerator, options.devices)
     devices.use_compilation_cache()
+    recipe = trained.recipe(options.run, description, change)
+    told = conditions.columns(options.condition, str(options.run), description)
 
     import numpy as np
 

@@ -10,7 +10,7 @@ import tyro
 
 from train import edits, pretrained, prompted
 from train.common import command
-from train.common.errors import UserError, check_counts, check_ranges
+from train.common.errors import UserError, check_counts, check_ranges, check_seed
 from train.prompted import Options, Task
 
 
@@ -181,6 +181,7 @@ def _size(wanted, default, whose, checkpoint):
 def _check(wanted):
     options = wanted.options
     check_counts(options, "num", "batch_size", "steps")
+    check_seed(options.seed)
     check_ranges(
         ("guidance", options.guidance, 0.0, float("inf")),
         ("rescale", options.rescale, 0.0, 1.0),

@@ -69,6 +69,12 @@ def images(description: dict, split: str, data_dir: str | None) -> Any:
     job = description["config"]["job"]
     directory = data_dir or job["data_dir"]
     source = data.load(job["dataset"], data_dir=directory, image_size=job["image_size"], split=split)
+    known = description["data"]
+    if (list(source.shape), source.num_classes) != (list(known["shape"]), known["num_classes"]):
+        raise UserError(
+            f"{source.name} now has {split} examples {'x'.join(map(str, source.shape))} of {source.num_classes} classes; the run's were "
+            f"{'x'.join(map(str, known['shape']))} of {known['num_classes']}. Put back what it was trained on"
+        )
     module = recipe_module(Path(description["data"]["name"]), description)
     if not hasattr(module, "furnish"):
         return source

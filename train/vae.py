@@ -103,7 +103,7 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
     import jax
     import jax.numpy as jnp
 
-    from jaxgen import gaussian, variational
+    from jaxgen import gaussian, likelihoods, variational
     from train.common import codes, optimizer
     from train.common.errors import in_words
     from train.common.recipe import Recipe, example_keys, mean_over_rows
@@ -178,7 +178,9 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
         return image(state, z, labels)
 
     def evaluate(state, batch, key, samples):
-        """In nats, (b,): minus log p(x) as the importance-weighted bound of so many samples has it, from above; minus the ELBO."""
+        """In nats, (b,): minus log p(x) as the importance-weighted bound of so many samples has it, from above; minus the ELBO. Of
+        pixels that are not real but one of so many also the first in bits per dimension.
+        """
         labels, params = batch["label"], state.ema
         x_keys, z_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, len(labels)))
         x = pixel.observe(batch["image"], x_keys)
@@ -194,7 +196,11 @@ def build(config: Config, image_shape: tuple[int, int, int], condition: Conditio
 
         nothing = jnp.full(len(x), -jnp.inf), jnp.zeros(len(x))
         (log_sum, total), _ = jax.lax.scan(add, nothing, jnp.arange(-(-samples // at_once)))
-        return {"nll": math.log(samples) - log_sum, "negative_elbo": -total / samples}
+        nll = math.log(samples) - log_sum
+        estimates = {"nll": nll, "negative_elbo": -total / samples}
+        if config.likelihood == "gaussian":
+            return estimates
+        return estimates | {"bits_per_dim": likelihoods.bits_per_dim(nll, math.prod(image_shape))}
 
     def observe(batch, key):
         return pixel.observe(batch["image"], example_keys(key, len(batch["image"])))

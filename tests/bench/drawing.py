@@ -43,9 +43,9 @@ def drawer(options: Options, description: dict) -> tuple[Callable, int]:
     def wished(config):
         return config if options.wish == Wish() else replace(config, drawing=options.wish.on(config.drawing))
 
-    recipe = trained.recipe(options.run, description, wished)
     on = devices.select(options.accelerator, 1)
     devices.use_compilation_cache()
+    recipe = trained.recipe(options.run, description, wished)
     state, step = trained.restore(options.run, description, recipe, on)
     told = _captions(options, description)
 

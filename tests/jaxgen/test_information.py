@@ -50,6 +50,16 @@ def test_kl_is_zero_only_for_equal_distributions_and_is_not_symmetric():
     assert not np.allclose(information.kl_divergence(P, Q), information.kl_divergence(Q, P), rtol=0.01)
 
 
+def test_in_float32_divergences_of_near_neighbours_are_zero_to_rounding_and_js_is_finite_down_to_the_smallest_numbers():
+    near = P * (1 + 1e-4 * np.random.default_rng(1).standard_normal(P.shape))
+    p, q = P.astype(np.float32), (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
+    for divergence in (information.kl_divergence, information.js_divergence):
+        np.testing.assert_array_equal(divergence(p, p), 0)
+        assert np.abs(divergence(p, q)).max() < 3e-7
+    one, tiny = np.array([0, 1], np.float32), np.array([1.5e-38, 1], np.float32)  # whose half is not a normal number
+    np.testing.assert_allclose(information.js_divergence(tiny, one), 0, atol=1e-7)
+
+
 def test_js_is_symmetric_and_reaches_log_2_only_for_disjoint_distributions():
     js = information.js_divergence(P, Q)
     np.testing.assert_allclose(js, information.js_divergence(Q, P), rtol=1e-12)

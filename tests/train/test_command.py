@@ -305,7 +305,24 @@ def test_a_full_disk_ends_in_one_clear_line_and_costs_no_earlier_checkpoint(fini
     assert run("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 14, cwd=tmp_path)[0] == 0
 
 
+@pytest.mark.slow
+def test_a_trained_model_is_drawn_from_and_measured_on_the_devices_that_are_asked_for(finished, tmp_path):
+    """In a process of its own, which has only the devices that it asks for."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    several = ("--accelerator", "cpu", "--devices", 2)
+    drawn = run("train.sample", folder, "--num", 3, *several, cwd=tmp_path)
+    assert drawn[0] == 0, drawn[2]
+    measured = run("train.evaluate", folder, "--split", "train", "--num", 4, "--samples", 2, *several, cwd=tmp_path)
+    assert measured[0] == 0, measured[2]
+    missing = run("train.sample", folder, "--accelerator", "tpu", cwd=tmp_path)
+    assert (missing[0], missing[2].count("\n")) == (1, 1)
+    assert "--accelerator tpu is not available here" in missing[2]
+
+
 BAD = {
+    "seed beyond those of JAX": (["--seed", "4294967296"], "--seed must lie between 0 and 4294967295"),
+    "seed below nought": (["--seed", "-1"], "--seed must lie between 0 and 4294967295"),
     "unknown data set": (["--dataset", "mnits"], "mnist"),
     "accelerator that is not there": (["--accelerator", "tpu"], "--accelerator tpu is not available here"),
     "no devices": (["--devices", "0"], "--devices must be at least 1"),

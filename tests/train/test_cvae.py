@@ -107,6 +107,12 @@ def test_the_label_as_an_input_is_seen_by_encoder_and_decoder_and_not_by_the_pri
 
 
 @pytest.mark.parametrize("config", [CONFIG, INPUTS], ids=lambda config: config.labels)
+def test_there_is_no_one_map_of_codes_that_mean_another_image_in_each_class(config):
+    assert "manifold" in vae.recipe(CONFIG, SHAPE).pictures
+    assert list(cvae.recipe(config, SHAPE, CLASSES).pictures) == ["classes", "reconstructions", "interpolation"]
+
+
+@pytest.mark.parametrize("config", [CONFIG, INPUTS], ids=lambda config: config.labels)
 def test_the_classes_are_shown_side_by_side_from_the_same_noise(config):
     recipe, batch, key = cvae.recipe(config, SHAPE, CLASSES), labelled(2), jax.random.key(1)
     state = state_of(recipe, seed=2)

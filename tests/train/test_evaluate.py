@@ -156,6 +156,7 @@ def test_a_model_without_a_likelihood_is_refused(tmp_path, name):
         ({"compare": 10_000}, "--compare must lie between 10 and 898, to have as many images of each kind; got 10,000"),
         ({"compare": 9}, "--compare must lie between 10 and 898"),
         ({"num": 0}, "--num must be at least 1; got 0"),
+        ({"seed": 2**32}, "--seed must lie between 0 and 4294967295; got 4294967296"),
         ({"batch_size": -1}, "--batch-size must be at least 1; got -1"),
         ({"split": "test"}, "digits has one split, 'train'; got 'test'"),
     ],

@@ -230,6 +230,7 @@ def test_points_have_no_files_of_their_own(tmp_path):
         ("ddpm", {"edit": Edit(Path("nowhere.png"))}, r"nowhere\.png cannot be read as a picture"),
         ("ddpm", {"edit": Edit(Path("a.png"), strength=0.0)}, "--strength must be more than 0 and at most 1; got 0.0"),
         ("ddpm", {"edit": Edit(Path("a.png"), resamplings=2)}, "give the part that is known with --mask"),
+        ("vae", {"seed": -1}, "--seed must lie between 0 and 4294967295; got -1"),
         ("vae", {"num": 0}, "--num must be at least 1; got 0"),
         ("vae", {"batch_size": 0}, "--batch-size must be at least 1; got 0"),
     ],

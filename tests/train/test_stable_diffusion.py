@@ -154,6 +154,7 @@ def test_a_chain_without_signal_at_its_end_is_not_for_every_sampler(folders, tmp
         (lambda root: Upscale(options(root / "4"), root / "picture.png"), "for text-to-image, image-to-image"),
         (lambda root: TextToImage(options(root / "4"), height=17), "--height must be a multiple of 2; 17 is not: try"),
         (lambda root: TextToImage(options(root / "4", steps=0)), "--steps must be at least 1"),
+        (lambda root: TextToImage(options(root / "4", seed=-1)), "--seed must lie between 0 and 4294967295"),
         (lambda root: TextToImage(options(root / "4", steps=1001)), "--steps 1001 are too many"),
         (lambda root: TextToImage(options(root / "4", guidance=-1.0)), "--guidance must be at least 0"),
         (lambda root: TextToImage(options(root / "4", guidance=1, negative_prompt="x")), "--guidance 1 follows"),

@@ -66,6 +66,16 @@ def test_its_configuration_is_the_one_it_was_trained_with_and_may_be_changed(run
     assert seen == [RECIPES[name][0]]
 
 
+@pytest.mark.parametrize("change", [{"num_classes": 9}, {"shape": [8, 8, 3]}])
+def test_data_that_are_no_longer_those_it_was_trained_on_are_refused(tmp_path, change):
+    save_run(tmp_path, "cvae")
+    description = config.read(tmp_path)
+    was = {**description, "data": {**description["data"], **change}}
+    assert trained.images(description, "train", None).num_classes == 10
+    with pytest.raises(UserError, match="digits now has train examples 8x8x1 of 10 classes; the run's were 8x8x"):
+        trained.images(was, "train", None)
+
+
 def test_a_run_of_a_recipe_from_elsewhere_is_refused(tmp_path):
     description = {"recipe": "flow", "config": {}, "data": {"shape": [8, 8, 1], "num_classes": 10}}
     with pytest.raises(UserError, match=r"is a run of train\.flow, which this version does not know"):

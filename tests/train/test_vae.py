@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from tests.train.tiny import ADAM, NETWORK, SHAPE, VAE, batch_of, draw, perceptron, state_of, step
-from train import vae
+from tests.train.tiny import ADAM, CVAE, NETWORK, SHAPE, VAE, batch_of, draw, perceptron, state_of, step
+from train import cvae, vae
 from train.common import images
 from train.common.errors import UserError
 
@@ -201,6 +201,27 @@ def test_a_sample_is_the_mean_of_its_pixels_for_a_code_of_the_prior_and_labels_d
         np.testing.assert_allclose(draw(recipe.sample, state, batch, key).reshape(5, -1), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "discretized_logistic"])
+def test_a_sample_of_grey_levels_is_where_they_lie_and_no_whiter_than_white(likelihood):
+    recipe = vae.recipe(replace(GAUSSIAN, likelihood=likelihood), SHAPE)
+    state, batch = state_of(recipe, seed=2, scale=2.0), batch_of(5)
+    drawn = draw(recipe.sample, state, batch, jax.random.key(1))
+    assert drawn.shape == (5, *SHAPE)
+    assert (drawn.min(), drawn.max()) == (-1, 1)
+    assert len(np.unique(drawn)) > 2
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "code_length"), [("bernoulli", True), ("discretized_logistic", True), ("gaussian", False)]
+)
+def test_only_what_gives_pixels_probabilities_has_bits(likelihood, code_length):
+    recipe = vae.recipe(replace(GAUSSIAN, likelihood=likelihood), SHAPE)
+    found = draw(lambda *a: recipe.evaluate(*a, 2), state_of(recipe, seed=2), batch_of(5, seed=1), jax.random.key(1))
+    assert ("bits_per_dim" in found) == code_length
+    if code_length:
+        np.testing.assert_allclose(found["bits_per_dim"], found["nll"] / (6 * np.log(2)), rtol=1e-6)
+
+
 def test_the_kl_per_latent_dimension_adds_up_to_the_kl_and_is_that_of_the_moving_average():
     recipe = vae.recipe(GAUSSIAN, SHAPE)
     state, batch = state_of(recipe, seed=2), batch_of(6)
@@ -249,6 +270,8 @@ CONV = replace(NETWORK, architecture="conv", width=4, groups=2)
     ("change", "said"),
     [
         ({"network": replace(NETWORK, latent_dim=0)}, "--latent-dim"),
+        ({"network": replace(NETWORK, latent_dim=-1)}, "--latent-dim"),
+        ({"network": replace(NETWORK, architecture="map", multipliers=())}, "--multipliers"),
         ({"network": replace(NETWORK, hidden=(16, 0))}, "--hidden"),
         ({"network": replace(CONV, width=0)}, "--width"),
         ({"network": replace(CONV, multipliers=(1, 0))}, "--multipliers"),
@@ -274,8 +297,9 @@ CONV = replace(NETWORK, architecture="conv", width=4, groups=2)
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_words(change, said):
-    with pytest.raises(UserError, match=said):
-        vae.recipe(replace(VAE, **change), (8, 8, 1))
+    for make, config, classes in ((vae.recipe, VAE, 0), (cvae.recipe, CVAE, 10)):
+        with pytest.raises(UserError, match=said):
+            make(replace(config, **change), (8, 8, 1), classes)
 
 
 def test_colour_is_not_drawn_as_black_and_white_dots():

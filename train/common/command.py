@@ -15,7 +15,7 @@ import tyro
 
 from train.common import config as configuration
 from train.common import stopwatch  # noqa: F401  its clock starts now
-from train.common.errors import UserError, check_counts, one_line
+from train.common.errors import UserError, check_counts, check_seed, one_line
 
 
 def parse(
@@ -116,8 +116,7 @@ def _train(name, config, recipe, points, prepare):
 
 def _check(job):
     check_counts(job, "steps", "batch_size", "checkpoint_every", "sample_every", "log_every", "num_samples", "stride")
-    if job.seed < 0:
-        raise UserError(f"--seed must not be negative; got {job.seed}")
+    check_seed(job.seed)
     if job.max_hours is not None and not job.max_hours > 0:
         raise UserError(f"--max-hours must be more than 0; got {job.max_hours}")
 

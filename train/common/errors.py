@@ -56,6 +56,15 @@ def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
             raise UserError(f"--{flag} must {rule}; got {value}")
 
 
+def check_seed(seed: int) -> None:
+    """Nothing, if the seed is one of the 2**32 that JAX tells apart.
+
+    Raises:
+        UserError: if it is not.
+    """
+    check_ranges(("seed", seed, 0, 2**32 - 1))
+
+
 def check_levels(network: Any) -> None:
     """Nothing, if the network's width and multipliers are those of one level at least.
 
