@@ -106,6 +106,7 @@ def model(rank: int, basis: dict, image_shape: tuple[int, int, int], tokens: Any
     from jaxgen.models.stable_diffusion.autoencoder import Autoencoder, AutoencoderConfig
     from jaxgen.models.stable_diffusion.text import TextConfig, TextEncoder
     from jaxgen.models.stable_diffusion.unet import UNet, UNetConfig, unet_shapes
+    from train import pipelines
     from train.common import images
 
     check_ranges(("lora-rank", rank, 0, math.inf))
@@ -145,6 +146,6 @@ def model(rank: int, basis: dict, image_shape: tuple[int, int, int], tokens: Any
         return text.apply({"params": weights["text"]}, ids)
 
     def image(weights, z, told):
-        return autoencoder.apply({"params": weights["autoencoder"]}, z / scale, method="decode")
+        return pipelines.decode(autoencoder, weights["autoencoder"], z)
 
     return diffusing.Model(shape, init, apply, z0, tokens, no_tokens, context, image, of_pixels=False)

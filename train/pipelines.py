@@ -82,7 +82,7 @@ def text_to_image(
         timesteps: decreasing.
     """
     predict = denoiser(model, drawing, params, wish)
-    return decode(model, params, _drawn(model, drawing, keys, predict, noise, timesteps))
+    return decode(model.autoencoder, params["autoencoder"], _drawn(model, drawing, keys, predict, noise, timesteps))
 
 
 def image_to_image(
@@ -98,7 +98,7 @@ def image_to_image(
     """Images like the pictures: from these, with the noise of the first timestep on them (SDEdit, Meng et al. 2022, arXiv:2108.01073)."""
     xt = _noised(model, encode(model, params, pictures), timesteps, noise)
     predict = denoiser(model, drawing, params, wish)
-    return decode(model, params, _drawn(model, drawing, keys, predict, xt, timesteps))
+    return decode(model.autoencoder, params["autoencoder"], _drawn(model, drawing, keys, predict, xt, timesteps))
 
 
 def inpaint(
@@ -135,7 +135,7 @@ def inpaint(
         latents, known = _rows(latents, b), _rows(known, b)
         predict = editing.replace_known(predict, model.schedule, latents, known, predicts=model.predicts)
         xt = known * xt + (1 - known) * beginning
-    return decode(model, params, _drawn(model, drawing, keys, predict, xt, timesteps))
+    return decode(model.autoencoder, params["autoencoder"], _drawn(model, drawing, keys, predict, xt, timesteps))
 
 
 def upscale(
@@ -158,7 +158,7 @@ def upscale(
     level = jnp.full(len(noise), level)
     beside = diffusion.q_sample(model.low_resolution, _rows(pictures, len(noise)), level, picture_noise)
     predict = denoiser(model, drawing, params, wish, beside=beside, labels=level)
-    return decode(model, params, _drawn(model, drawing, keys, predict, noise, timesteps))
+    return decode(model.autoencoder, params["autoencoder"], _drawn(model, drawing, keys, predict, noise, timesteps))
 
 
 def encode(model: Model, params: dict, pictures: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
@@ -167,13 +167,13 @@ def encode(model: Model, params: dict, pictures: Float[Array, "b H W 3"]) -> Flo
     return model.autoencoder.config.scale * mean
 
 
-def decode(model: Model, params: dict, latents: Float[Array, "b h w c"]) -> Images:
+def decode(autoencoder: Autoencoder, params: dict, latents: Float[Array, "b h w c"]) -> Images:
     """Images of latent images as the U-Net knows them. One at a time: a decoder needs more memory than a U-Net."""
 
     def one(z):
-        return model.autoencoder.apply({"params": params["autoencoder"]}, z[None], method="decode")[0]
+        return autoencoder.apply({"params": params}, z[None], method="decode")[0]
 
-    return jax.lax.map(one, latents / model.autoencoder.config.scale)
+    return jax.lax.map(one, latents / autoencoder.config.scale)
 
 
 def denoiser(
