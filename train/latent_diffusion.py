@@ -260,15 +260,27 @@ def unet(network: Network, chain: Chain, channels: int, context_dim: int) -> Any
 
 
 def train(config: Config) -> int:
-    """Train the first stage if there is none yet, and then on it; returns the process's exit status."""
+    """Train the first stage if there is none yet, and then on it; returns the process's exit status. What can be known to be wrong with
+    the second is refused before the first.
+    """
     from train import vae
-    from train.common import command
+    from train.common import captions, command
+    from train.common.config import describe
+    from train.common.recipe import Basis
 
     folder = command.run_folder("latent_diffusion", config.job)
+
+    def rehearse(first, source, _):
+        if not (folder / "config.json").exists():
+            text = reading.basis(config.text, captions.of(source).texts, None).about
+            about = {"autoencoder": describe("vae", first, source.describe(), None), "text": text}
+            recipe(config, source.shape, source.num_classes, about)
+        return source, Basis(None)
+
     if config.checkpoint.weights is None and config.first_stage.autoencoder is None:
         first = first_stage.config(config.first_stage, config.job, folder)
         config = replace(config, first_stage=replace(config.first_stage, autoencoder=Path(first.job.run)))
-        status = command.main("vae", first, vae.recipe)
+        status = command.main("vae", first, vae.recipe, prepare=rehearse)
         if status:
             return status
     return command.main("latent_diffusion", config, recipe, prepare=prepare)

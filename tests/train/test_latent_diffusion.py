@@ -166,6 +166,25 @@ def test_a_configuration_that_cannot_work_is_refused(run, values, message):
         latent_diffusion.recipe(change(CONFIG, **values), (8, 8, 1), 10, basis)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "has neither captions nor labels"),
+        ({"dataset": "digits", "head_dim": 5}, "do not divide into heads of 5"),
+        ({"dataset": "digits", "caption_dropout": 2.0}, "--caption-dropout must lie between"),
+        ({"dataset": "digits", "sample_steps": 1000}, "--sample-steps must lie between"),
+    ],
+)
+def test_what_is_wrong_with_it_is_said_before_the_first_stage_is_trained(tmp_path, capsys, values, said):
+    pictures, folder = tmp_path / "pictures", tmp_path / "run"
+    pictures.mkdir()
+    Image.new("L", (8, 8)).save(pictures / "a.png")
+    asked = {"dataset": f"folder:{pictures}", "run": str(folder), "accelerator": "cpu", **values}
+    assert latent_diffusion.train(change(LATENT_DIFFUSION, **asked)) == 1
+    assert said in capsys.readouterr().err
+    assert not folder.exists()
+
+
 def test_a_run_reads_its_captions_as_it_began_and_needs_no_first_stage_any_more(run, tmp_path):
     folder, settings = run
     gone = replace(settings, first_stage=replace(settings.first_stage, autoencoder=Path(tmp_path / "gone")))
