@@ -7,7 +7,6 @@ is. Guidance leads from what the base draws of nothing to what both draw of the 
 nothing is hidden in training but labels, as often as the base hides them.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -95,9 +94,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     Raises:
         UserError: if the base is no run that can be controlled.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--base")
-    base = first.parse_known_args(arguments)[0].base
+    base = command.ahead("--base", arguments)
     known = base is not None and Path(base).exists()
     return command.parse(Config, {"*": preset(base)} if known else PRESETS, __doc__, arguments)
 

@@ -6,8 +6,6 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from train import edits, pretrained, prompted
 from train.common import command
 from train.common.errors import UserError, check_counts, check_ranges, check_seed
@@ -205,5 +203,5 @@ def main(wanted: Subcommand) -> int:
 
 
 if __name__ == "__main__":
-    wanted = tyro.cli(Subcommand, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    wanted = command.options(Subcommand, __doc__)
     sys.exit(command.reporting_errors(lambda: main(wanted)))

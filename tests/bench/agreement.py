@@ -11,8 +11,6 @@ judges only where it is right on 99 % of the test images.
 
 import sys
 
-import tyro
-
 from tests.bench import drawing
 from train import trained
 from train.common import command
@@ -50,5 +48,5 @@ def main(options: drawing.Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(drawing.Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    options = command.options(drawing.Options, __doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -12,8 +12,6 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import tyro
-
 from tests.bench import drawing
 from train import trained
 from train.common import command
@@ -83,5 +81,5 @@ def main(options: drawing.Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(drawing.Options, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    options = command.options(drawing.Options, __doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

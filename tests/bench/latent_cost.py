@@ -12,8 +12,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 
-import tyro
-
 from train.common import command
 
 SHAPE = (64, 64, 3)
@@ -92,5 +90,5 @@ def _seconds(draw):
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = command.options(Options, __doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from train import gan, wgan_gp
 from train.common import command, points
@@ -115,5 +114,5 @@ def error(values: np.ndarray, style: str) -> str:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = command.options(Options, __doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

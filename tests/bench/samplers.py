@@ -112,5 +112,5 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
+    options = command.options(Options, __doc__)
     sys.exit(command.reporting_errors(lambda: main(options)))

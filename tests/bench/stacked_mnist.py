@@ -61,5 +61,5 @@ def main(options: drawing.Options) -> int:
 
 if __name__ == "__main__":
     default = drawing.Options(tyro.MISSING, num=25_600)
-    options = tyro.cli(drawing.Options, default=default, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    options = command.options(drawing.Options, __doc__, default=default)
     sys.exit(command.reporting_errors(lambda: main(options)))

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.train.tiny import DDPM_FLAGS, VAE_FLAGS
+from train.common import command
+from train.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 # As in this process.
@@ -87,6 +89,7 @@ def test_help_answers_with_a_second_of_computing_and_shows_the_presets_defaults(
                  "--checkpoint-every", "--sample-every", "--devices", "--max-hours"):  # fmt: skip
         assert flag in out
     assert "800000" in out
+    assert "python -m train.ddpm [-h]" in out
 
 
 def test_a_finished_run_leaves_everything_in_its_folder_and_says_where(finished):
@@ -321,6 +324,7 @@ def test_a_trained_model_is_drawn_from_and_measured_on_the_devices_that_are_aske
 
 
 BAD = {
+    "hosts that do not know where to meet": (["--num-processes", "2", "--process-id", "1"], "--coordinator HOST:PORT"),
     "seed beyond those of JAX": (["--seed", "4294967296"], "--seed must lie between 0 and 4294967295"),
     "seed below nought": (["--seed", "-1"], "--seed must lie between 0 and 4294967295"),
     "unknown data set": (["--dataset", "mnits"], "mnist"),
@@ -403,9 +407,36 @@ def test_sampling_from_nothing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            MemoryError("Unable to allocate 27.9 GiB"),
+            "error: out of memory (Unable to allocate 27.9 GiB); try a smaller",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: 16 GiB"),
+            "error: out of memory (RESOURCE_EXHAUSTED: 16 GiB); try a smaller",
+        ),
+        (UserError("--steps must be"), "error: --steps must be"),
+        (OSError(28, "No space left on device", "a.png"), "error: [Errno 28] No space left on device: 'a.png'"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(error, said, capsys):
+    def fail():
+        raise error
+
+    assert command.reporting_errors(fail) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         (("train.latent_diffusion", "--autoencoder-steps", 0), "--autoencoder-steps must be at least 1"),
+        (("train.latent_diffusion", "--lora-rank", 4), "--lora-rank is for going on with a checkpoint"),
+        (("train.latent_diffusion", "--text-encoder", "nowhere"), "there is no folder nowhere"),
         (
             ("train.super_resolution", "--image-size", 10, "--factor", 4),
             "images of 10x10 pixels have no low resolution of --factor 4",

@@ -98,7 +98,7 @@ def of_folder(path: str) -> list[str] | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -111,7 +111,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
+    return " ".join(_read(path).split())
+
+
+def _read(path: Path) -> str:
     try:
-        return " ".join(path.read_text(encoding="utf-8").split())
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text ({one_line(error)})") from error
+        raise UserError(f"{path} cannot be read as text in UTF-8 ({one_line(error)})") from error

@@ -24,16 +24,27 @@ def parse(
     """The configuration that the command line asks for. ``--dataset`` chooses the preset whose values the other flags override;
     a data set without one gets ``presets["*"]``.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--dataset", default="digits")
-    dataset = first.parse_known_args(arguments)[0].dataset
-    return tyro.cli(
-        config_type,
-        default=presets.get(dataset, presets["*"]),
-        description=description,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    dataset = ahead("--dataset", arguments) or "digits"
+    return options(config_type, description, arguments, default=presets.get(dataset, presets["*"]))
+
+
+def ahead(flag: str, arguments: Sequence[str] | None = None) -> str | None:
+    """What the command line says of this flag, if anything, before the rest of it is looked at."""
+    parser = argparse.ArgumentParser(prog=_name(), add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value")
+    return parser.parse_known_args(arguments)[0].value
+
+
+def options(kind: Any, description: str, arguments: Sequence[str] | None = None, **settings: Any) -> Any:
+    """What the command line asks for, by a dataclass, or a union of them for subcommands, whose parts' names are not in the flags."""
+    omit = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(kind, prog=_name(), description=description, args=arguments, config=omit, **settings)
+
+
+def _name() -> str | None:
+    """The command, as it was called: "python -m train.ddpm"."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def main(
@@ -62,12 +73,12 @@ def reporting_errors(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             traceback.print_exc()
             _leave_at_once_if_not_alone()
             return 1
         _say(
-            f"the device is out of memory ({one_line(error)}); try a smaller --batch-size or --num-samples, or more --pieces"
+            f"out of memory ({one_line(error)}); try a smaller --batch-size, --num-samples or --image-size, or more --pieces"
         )
     return 1
 

@@ -44,7 +44,7 @@ def load(name: str, *, data_dir: str | None = None, image_size: int | None = Non
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size must be at least 1; got {image_size}")
     if (name == "digits" or name in points.MIXTURES or name.startswith("folder:")) and split != "train":
-        raise UserError(f"{name} has one split, 'train'; got {split!r}")
+        raise UserError(f"{name} has one split, 'train'; got {split!r}: take --split train")
     if name in points.MIXTURES:
         if image_size is not None:
             raise UserError(f"--image-size is for images, and {name} holds points of the plane; leave it out")

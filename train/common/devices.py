@@ -54,8 +54,12 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     """Join the other hosts of the run, if there are any and this is the first time; before anything touches a device.
 
     Raises:
-        UserError: if they cannot be reached.
+        UserError: if they cannot be reached, or it is not said where.
     """
+    if coordinator is None and (num_processes, process_id) != (None, None):
+        raise UserError(
+            "--num-processes and --process-id are of a run on several hosts: say where they meet with --coordinator HOST:PORT"
+        )
     if coordinator is None or jax.distributed.is_initialized():
         return
     try:

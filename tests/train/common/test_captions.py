@@ -75,6 +75,12 @@ def test_a_damaged_line_of_a_listing_is_named(pictures, line):
         captions.of(data.load(f"folder:{pictures}"))
 
 
+def test_a_listing_that_is_not_in_utf_8_is_named(pictures):
+    (pictures / "captions.jsonl").write_bytes('{"file": "a/1.png", "caption": "Bär"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"captions\.jsonl cannot be read as text in UTF-8"):
+        captions.of(data.load(f"folder:{pictures}"))
+
+
 def test_pictures_with_neither_captions_nor_labels_are_refused_with_both_ways_out(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"captions\.jsonl or a \.txt file.*one subfolder per class"):
