@@ -35,8 +35,9 @@ def export(options: Options) -> Path:
     """
     from jaxgen.models import pytorch
     from jaxgen.models.stable_diffusion import lora
-    from train.common import diffusers_folder
+    from train.common import devices, diffusers_folder
 
+    devices.select("cpu", 1)  # nothing is computed, and an accelerator may be another process's
     description = configuration.read(options.run)
     basis = description.get("basis", {})
     if "unet_options" not in basis:
