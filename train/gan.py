@@ -93,16 +93,26 @@ def recipe(config: Config, image_shape: tuple[int, ...], num_classes: int = 0):
         ("r1", config.r1, 0, math.inf),
         ("r2", config.r2, 0, math.inf),
     )
-    # What each wants, and what a score says: at best p / (p + q); of hinge, whose best is the sign of p - q, which side it takes.
-    minimax = adversarial.discriminator_loss, adversarial.saturating_generator_loss, jax.nn.sigmoid
-    hinge = adversarial.hinge_discriminator_loss, adversarial.wasserstein_generator_loss
-    least_squares = adversarial.least_squares_discriminator_loss, adversarial.least_squares_generator_loss
-    discriminator_loss, generator_loss, D = {
-        "minimax": minimax,
-        "non_saturating": (minimax[0], adversarial.non_saturating_generator_loss, minimax[2]),
-        "hinge": (*hinge, lambda scores: jnp.clip((1 + scores) / 2, 0, 1)),
-        "least_squares": (*least_squares, lambda scores: scores),
-    }[config.objective]
+
+    def itself(score):
+        return score
+
+    def side(score):
+        """From -1 or less, made up, to 1 or more, real: the best hinge score is the sign of p - q."""
+        return jnp.clip((1 + score) / 2, 0, 1)
+
+    # What each player wants; and D, of the scores, at best p / (p + q).
+    versus = {
+        "minimax": (adversarial.discriminator_loss, adversarial.saturating_generator_loss, jax.nn.sigmoid),
+        "non_saturating": (adversarial.discriminator_loss, adversarial.non_saturating_generator_loss, jax.nn.sigmoid),
+        "hinge": (adversarial.hinge_discriminator_loss, adversarial.wasserstein_generator_loss, side),
+        "least_squares": (
+            adversarial.least_squares_discriminator_loss,
+            adversarial.least_squares_generator_loss,
+            itself,
+        ),
+    }
+    discriminator_loss, generator_loss, D = versus[config.objective]
 
     def judged(score, x, labels, gamma):
         """Scores, (b,), and gamma / 2 |grad D(x)|^2 on average, a scalar, of the same pass."""
