@@ -57,12 +57,10 @@ def open_picture(path: Path) -> Any:
     Raises:
         UserError: if it cannot be read.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
+        return ImageOps.exif_transpose(Image.open(path))
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise UserError(f"{path} cannot be read as a picture ({one_line(error)})") from error
 
@@ -74,6 +72,8 @@ def fitted(picture: Any, shape: tuple[int, int, int]) -> Any:
     from train.common import sources
 
     h, w, c = shape
-    if picture.size != (w, h):
-        picture = ImageOps.fit(picture, (w, h), method=Image.Resampling.LANCZOS)
-    return sources.pixels(picture, grey=c == 1, size=None)
+    array = sources.pixels(picture, grey=c == 1, size=None)  # first of all: a palette's numbers cannot be averaged
+    if array.shape == shape:
+        return array
+    full = Image.fromarray(array[..., 0] if c == 1 else array)
+    return sources.pixels(ImageOps.fit(full, (w, h), method=Image.Resampling.LANCZOS), grey=c == 1, size=None)
