@@ -14,6 +14,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -52,14 +53,13 @@ def train(source: sources.Source) -> tuple[Callable, dict]:
     network = Classifier(source.num_classes)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxgen"
     path = cache / f"classifier-{sources.digest(source.fingerprint.encode(), Path(__file__).read_bytes())}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            weights = dict(file)
-    else:
+    weights = _read(path)
+    if weights is None:
         weights = {name: np.asarray(w) for name, w in flatten_dict(_fit(network, source), sep="/").items()}
         content = io.BytesIO()
         np.savez(content, **weights)
-        write_atomically(path, content.getvalue())
+        with suppress(OSError):  # a cache that cannot be written costs the same minutes next time, and nothing else
+            write_atomically(path, content.getvalue())
     params = jax.tree.map(jnp.asarray, unflatten_dict(weights, sep="/"))
     print(f"classifier {path}, weights sha256 {fingerprint(params)}", file=sys.stderr)
 
@@ -67,6 +67,16 @@ def train(source: sources.Source) -> tuple[Callable, dict]:
         return network.apply({"params": params}, x)
 
     return _program(apply), params
+
+
+def _read(path: Path) -> dict | None:
+    """The parameters in this file; None if they are not there or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file) as weights:
+            return dict(weights)
+    # A damaged file makes zipfile and numpy raise nearly anything: BadZipFile, ValueError, NotImplementedError, ...
+    except Exception:
+        return None
 
 
 def fingerprint(params: dict) -> str:

@@ -93,9 +93,11 @@ class Run(NamedTuple):
 
     @property
     def last_step(self) -> int:
-        """The last step that anything here tells of; 0 if nothing does."""
+        """The last step that anything here tells of; 0 if nothing does. Of an earlier session's last steps a later one may know nothing:
+        they are lost to a kill.
+        """
         logged = [int(steps[-1]) for steps, _ in self.metrics.values()]
-        ended = [int(session.last_step or 0) for session in self.sessions]
+        ended = [int(session.last_step or 0) for session in self.sessions[-1:]]
         return max([0, *logged, *ended, *self.checkpoints])
 
     @property

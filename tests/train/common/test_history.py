@@ -109,3 +109,9 @@ def test_the_last_step_is_the_last_that_anything_tells_of(tmp_path):
     assert history.read(tmp_path).last_step == 60
     (tmp_path / "checkpoints" / "70").mkdir(parents=True)
     assert history.read(tmp_path).last_step == 70
+
+
+def test_steps_that_an_earlier_session_lost_to_a_kill_are_not_counted(tmp_path):
+    sessions = [{"last_step": 1500, "outcome": "running"}, {"last_step": 1200, "outcome": "time limit"}]
+    (tmp_path / "sessions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sessions))
+    assert history.read(tmp_path).last_step == 1200
