@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from train import trained
+from train import pretrained, trained
 from train.common import command
 from train.common import config as configuration
 from train.common.errors import UserError
@@ -56,6 +56,7 @@ def export(options: Options) -> Path:
         raise UserError(
             f"{origin}, which the run began on, is gone, and the other parts are copied from there; put it back"
         )
+    pretrained.check_unchanged(origin, basis.get("sha256"))
     diffusers_folder.copy_rest(origin, options.out, ("unet",))
     diffusers_folder.write_part(options.out / "unet", basis["unet_options"], pytorch.to_tensors(averaged["unet"]))
     return options.out

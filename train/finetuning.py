@@ -28,16 +28,17 @@ def prepare(weights: Path, source: Any, begun: dict | None) -> Any:
     """The `Basis` that the checkpoint in this folder is, or of the run that has begun on one.
 
     Raises:
-        UserError: if the folder holds none that can be trained so, or not on these pictures.
+        UserError: if the folder holds none that can be trained so, or not on these pictures, or not that of the run that has begun.
     """
+    from train import pretrained
     from train.common.recipe import Basis
 
     if begun is not None:
+        pretrained.check_unchanged(weights, begun.get("sha256"))
         return Basis(begun)
 
     import jax.numpy as jnp
 
-    from train import pretrained
     from train.common import diffusers_folder
 
     checkpoint = pretrained.read(weights, jnp.float32)
@@ -59,6 +60,7 @@ def prepare(weights: Path, source: Any, begun: dict | None) -> Any:
         "text": {"tokenizer": checkpoint.tokenizer.describe(), "frozen": asdict(checkpoint.text.config)},
         "chain": asdict(_chain(checkpoint.chain, weights)),
         "unet_options": diffusers_folder.read_config(weights / "unet"),
+        "sha256": pretrained.digest(weights),
     }
 
     def parameters():

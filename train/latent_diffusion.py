@@ -269,9 +269,15 @@ def train(config: Config) -> int:
     from train.common.recipe import Basis
 
     folder = command.run_folder("latent_diffusion", config.job)
+    begun = command.begun("latent_diffusion", folder)
+    if begun and ("unet" in begun["basis"]) != (config.checkpoint.weights is not None):
+        remedy = "leave --weights out" if config.checkpoint.weights else "give it again with --weights"
+        raise UserError(
+            f"{folder} {'did not begin' if config.checkpoint.weights else 'began'} on a checkpoint: {remedy}, or take another --run"
+        )
 
     def rehearse(first, source, _):
-        if not (folder / "config.json").exists():
+        if not begun:
             text = reading.basis(config.text, captions.of(source).texts, None).about
             about = {"autoencoder": describe("vae", first, source.describe(), None), "text": text}
             recipe(config, source.shape, source.num_classes, about)

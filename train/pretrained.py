@@ -1,6 +1,7 @@
 """A checkpoint of Stable Diffusion in diffusers' layout, taken from its folder: networks, parameters, schedule, tokenizer."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,9 @@ from train.common import clip_tokenizer, diffusers_folder
 from train.common.errors import UserError, in_words
 from train.common.tokenizer import Tokenizer
 from train.denoising import Grid
+
+NAMES = {"text": "text_encoder", "unet": "unet", "autoencoder": "vae"}
+"""The folders of what has parameters."""
 
 PARTS = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
 
@@ -87,13 +91,31 @@ def read_params(folder: Path, checkpoint: Checkpoint, part: Literal["text", "une
     """
     from jaxgen.models.stable_diffusion import autoencoder, text, unet
 
-    name, shapes = {
-        "text": ("text_encoder", text.text_shapes),
-        "unet": ("unet", unet.unet_shapes),
-        "autoencoder": ("vae", autoencoder.autoencoder_shapes),
-    }[part]
+    shapes = {"text": text.text_shapes, "unet": unet.unet_shapes, "autoencoder": autoencoder.autoencoder_shapes}[part]
     module = {"text": checkpoint.text, "unet": checkpoint.unet, "autoencoder": checkpoint.autoencoder}[part]
-    return _params(folder / name, shapes(module.config), module.dtype)
+    return _params(folder / NAMES[part], shapes(module.config), module.dtype)
+
+
+def digest(folder: Path, parts: Iterable[str] = NAMES) -> str:
+    """The sha256 of the files of these parts of the checkpoint in this folder.
+
+    Raises:
+        UserError: if the weights are missing or pickled.
+    """
+    return diffusers_folder.digest(folder, [NAMES[part] for part in parts])
+
+
+def check_unchanged(folder: Path | None, sha256: str | None, parts: Iterable[str] = NAMES) -> None:
+    """Nothing, if the folder holds the checkpoint whose `digest` this is; or if one of the two is not known any more.
+
+    Raises:
+        UserError: if it holds another.
+    """
+    if folder is not None and folder.is_dir() and sha256 is not None and digest(folder, parts) != sha256:
+        raise UserError(
+            f"{folder} is not the checkpoint that this run began on, of which it keeps a copy: leave it out or give that one, or begin "
+            "another run with --run"
+        )
 
 
 def read_changes(file: Path, checkpoint: Checkpoint) -> dict[str, Any]:

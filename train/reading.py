@@ -37,13 +37,19 @@ def basis(text: Text, captions: Sequence[str], begun: dict | None) -> Any:
         begun: of the run that has begun, if one has; it is that of the run from then on.
 
     Raises:
-        UserError: if a number is out of range, or the checkpoint cannot be read.
+        UserError: if a number is out of range, or the checkpoint cannot be read or is not that of the run that has begun.
     """
+    from train import pretrained
     from train.common import tokenizer
     from train.common.recipe import Basis
 
     check_ranges(("tokens", text.tokens, 3, math.inf), ("vocabulary", text.vocabulary, 300, math.inf))
     if begun is not None:
+        if begun["frozen"] is None and text.text_encoder is not None:
+            raise UserError(
+                "this run learns its text encoder itself: leave --text-encoder out, or begin another run with --run"
+            )
+        pretrained.check_unchanged(text.text_encoder, begun.get("sha256"), ["text"])
         made = Basis(begun)
     elif text.text_encoder is not None:
         made = _clip(text.text_encoder)
@@ -122,5 +128,9 @@ def _clip(folder):
     from train.common.recipe import Basis
 
     checkpoint = pretrained.read(folder, jnp.float32)
-    about = {"tokenizer": checkpoint.tokenizer.describe(), "frozen": asdict(checkpoint.text.config)}
+    about = {
+        "tokenizer": checkpoint.tokenizer.describe(),
+        "frozen": asdict(checkpoint.text.config),
+        "sha256": pretrained.digest(folder, ["text"]),
+    }
     return Basis(about, lambda: pretrained.read_params(folder, checkpoint, "text"))

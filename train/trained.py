@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from train.common import config as configuration
-from train.common.errors import UserError
+from train.common.errors import NoSuchSplit, UserError
 
 BATCH = 256
 """Images or points drawn at a time."""
@@ -84,10 +84,14 @@ def images(description: dict, split: str, data_dir: str | None) -> Any:
 
 
 def test_images(description: dict, data_dir: str | None) -> Any | None:
-    """The images of the test split, as by `images`; None if the data set has none."""
+    """The images of the test split, as by `images`; None if the data set has none.
+
+    Raises:
+        UserError: if it has, and they cannot be read.
+    """
     try:
         return images(description, "test", data_dir)
-    except UserError:
+    except NoSuchSplit:
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a person meets at the command line. Each test is a process of its own."""
+"""What a person meets at the command line. Nearly every test is a process of its own."""
 
 import json
 import os
@@ -9,14 +9,19 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.tiny import DDPM_FLAGS, VAE_FLAGS
-from train.common import command
+from tests.train.tiny import DDPM_FLAGS, JOB, VAE_FLAGS
+from train import ae
+from train.common import command, config, data
 from train.common.errors import UserError
+from train.common.recipe import Basis, Recipe, State
 
 ROOT = Path(__file__).parents[2]
 # As in this process.
@@ -114,6 +119,49 @@ def test_the_same_command_after_the_end_changes_no_result(finished):
     assert result(folder) == before
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_saves_although_nobody_reads_what_it_says_any_more(tmp_path):
+    """As by Ctrl-C of `python -m train.ddpm 2>&1 | tee log`, which ends `tee` too."""
+    folder = tmp_path / "run"
+    process = start("train.ddpm", "--run", folder, *DDPM_FLAGS, "--steps", 1_000_000, cwd=tmp_path)
+    wait_for(lambda: len(committed(folder)) > 0, process)
+    process.stderr.close()
+    process.stdout.close()
+    done = committed(folder)[-1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert committed(folder)[-1] >= done
+    session = json.loads((folder / "sessions.jsonl").read_text().splitlines()[-1])
+    assert session["outcome"] == "interrupted"
+    assert session["saved"] == committed(folder)[-1]
+
+
+def test_a_run_that_was_never_saved_begins_anew_on_what_it_stands_on(tmp_path):
+    """There is no copy yet of the parameters that its first start was given."""
+
+    def recipe(config, shape, num_classes, about):
+        def init(key, given=None):
+            return State(jnp.zeros((), jnp.int32), {"w": jnp.ones(()) if given is None else given["w"]}, {}, {}, key)
+
+        def step(state, batch, key):
+            return state._replace(step=state.step + 1), {"loss": state.params["w"]}
+
+        return Recipe(init, step, lambda state, batch, key: batch["image"] / 255.0, {})
+
+    def prepare(config, source, begun):
+        return source, Basis({"unit": 7}, lambda: {"w": np.float32(42)}) if begun is None else Basis(begun)
+
+    settings = ae.Config(job=replace(JOB, run=str(tmp_path), accelerator="cpu", log_every=1, steps=2))
+    description = config.describe("toy", settings, data.load("digits").describe(), {"unit": 7})
+    config.write(tmp_path, description)  # all that a run killed before its first checkpoint leaves
+    for steps in (2, 3):
+        going_on = replace(settings, job=replace(settings.job, steps=steps))
+        assert command.main("toy", going_on, recipe, prepare=prepare) == 0
+        assert losses(tmp_path) == [42.0] * steps
+    assert command.begun("toy", tmp_path)["basis"] == {"unit": 7}
+    assert command.begun("vae", tmp_path) == {}
+
+
 def test_samples_are_drawn_from_a_finished_run(finished, tmp_path):
     folder, _ = finished
     grid = ("--num", 6, "--sampler", "ddim", "--steps", 3, "--out", tmp_path)
@@ -131,6 +179,10 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_that_was_not(fin
     straight, _ = finished
     folder = tmp_path / "run"
     command = ("train.ddpm", "--run", folder, "--steps", 12, *DDPM_FLAGS, "--checkpoint-every", 1)
+    first = start(*command, cwd=tmp_path)
+    wait_for((folder / "config.json").exists, first)
+    first.kill()
+    first.communicate()
     kills = 0
     for pause in (0.0, 0.03, 0.11, 0.0, 0.2):
         done = len(committed(folder)) and committed(folder)[-1]

@@ -185,6 +185,24 @@ def test_what_is_wrong_with_it_is_said_before_the_first_stage_is_trained(tmp_pat
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("basis", "weights", "said"),
+    [
+        ({"unet": {}}, None, "began on a checkpoint: give it again with --weights, or take another --run"),
+        ({"autoencoder": {}}, Path("sd"), "did not begin on a checkpoint: leave --weights out, or take another --run"),
+    ],
+)
+def test_a_run_goes_on_as_it_began_with_a_checkpoint_or_without(tmp_path, basis, weights, said):
+    asked = change(LATENT_DIFFUSION, run=str(tmp_path), weights=weights)
+    description = config.describe("latent_diffusion", asked, data.load("digits").describe(), basis)
+    config.write(tmp_path, description)
+    saved = tmp_path / "checkpoints" / "1"
+    saved.mkdir(parents=True)
+    (saved / "commit_success.txt").touch()
+    with pytest.raises(UserError, match=said):
+        latent_diffusion.train(asked)
+
+
 def test_a_run_reads_its_captions_as_it_began_and_needs_no_first_stage_any_more(run, tmp_path):
     folder, settings = run
     gone = replace(settings, first_stage=replace(settings.first_stage, autoencoder=Path(tmp_path / "gone")))

@@ -1,6 +1,7 @@
 """What a checkpoint's folder says of its networks and its chain is what diffusers makes of it; what does not fit is refused in words."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,22 @@ def test_what_is_no_controlnet_or_one_for_other_u_nets_is_refused(folder, tmp_pa
     checkpoints.control(cross_attention_dim=16).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a context of 16 channels .* this checkpoint has 12"):
         pretrained.read_control(tmp_path, checkpoint)
+
+
+def test_a_checkpoint_is_known_again_by_the_files_of_its_parameters(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    known, of_text = pretrained.digest(folder), pretrained.digest(folder, ["text"])
+    assert pretrained.digest(copy) == known != of_text
+    weights = next((copy / "unet").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    pretrained.check_unchanged(copy, of_text, ["text"])
+    with pytest.raises(UserError, match="copy is not the checkpoint that this run began on, of which it keeps a copy"):
+        pretrained.check_unchanged(copy, known)
+    for unknown in ((None, known), (tmp_path / "gone", known), (copy, None)):
+        pretrained.check_unchanged(*unknown)
 
 
 def test_low_rank_changes_are_read_with_the_alpha_that_diffusers_writes(folder, tmp_path):

@@ -76,6 +76,19 @@ def test_data_that_are_no_longer_those_it_was_trained_on_are_refused(tmp_path, c
         trained.images(was, "train", None)
 
 
+def test_only_a_data_set_without_test_images_has_none(tmp_path, monkeypatch):
+    save_run(tmp_path, "cvae")
+    description = config.read(tmp_path)
+    assert trained.test_images(description, None) is None  # digits have one split
+
+    def damaged(*_, **__):
+        raise UserError("t10k-images-idx3-ubyte.gz is damaged")
+
+    monkeypatch.setattr(data, "load", damaged)
+    with pytest.raises(UserError, match="t10k-images-idx3-ubyte.gz is damaged"):
+        trained.test_images(description, None)
+
+
 def test_a_run_of_a_recipe_from_elsewhere_is_refused(tmp_path):
     description = {"recipe": "flow", "config": {}, "data": {"shape": [8, 8, 1], "num_classes": 10}}
     with pytest.raises(UserError, match=r"is a run of train\.flow, which this version does not know"):

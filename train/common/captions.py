@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from train.common import folder, sources
 from train.common.errors import UserError, first_few, one_line
+from train.common.files import expanded
 
 TEMPLATES = {
     "digits": ("a handwritten {name}", "the digit {name}", "{name}"),
@@ -78,7 +79,7 @@ def of_folder(path: str) -> list[str] | None:
     Raises:
         UserError: if some pictures have none, or a file cannot be read; which.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     files = folder.pictures(root)
     listed = root / "captions.jsonl"
     if listed.exists():

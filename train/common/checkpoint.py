@@ -122,6 +122,11 @@ class Checkpoints:
             ) from error
 
 
+def any_in(folder: Path) -> bool:
+    """Whether a checkpoint in the folder was ever written to its end, be it sound or not by now."""
+    return any(folder.glob("*/commit_success.txt"))
+
+
 def read(folder: Path, like: Any) -> Restored | None:
     """Like `Checkpoints.restore`, but changes nothing in the folder, where a run may be writing.
 

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tyro
 from train.common import config as configuration
 from train.common import stopwatch  # noqa: F401  its clock starts now
 from train.common.errors import UserError, check_counts, check_seed, one_line
+from train.common.files import Lasting, expanded
 
 
 def parse(
@@ -65,7 +67,14 @@ def main(
 
 
 def reporting_errors(action: Callable[[], int]) -> int:
-    """The action's exit status; what the person can mend becomes one line on stderr and status 1."""
+    """The action's exit status; what the person can mend becomes one line on stderr and status 1. It goes on, too, when nobody reads
+    what it says any more.
+    """
+    with redirect_stderr(Lasting(sys.stderr)):
+        return _reporting_errors(action)
+
+
+def _reporting_errors(action):
     try:
         return action()
     except (UserError, OSError) as error:  # an OSError (no space, no permission) names its file
@@ -115,7 +124,7 @@ def _train(name, config, recipe, points, prepare):
         )
     folder, stands = run_folder(name, job), Basis(None)
     if prepare is not None:
-        source, stands = prepare(config, source, _begun(name, folder).get("basis"))
+        source, stands = prepare(config, source, begun(name, folder).get("basis"))
     built = recipe(config, source.shape, source.num_classes, *(() if stands.about is None else (stands.about,)))
     if devices.leads():
         examples = "points" if source.is_points else f"images {'x'.join(map(str, source.shape))}"
@@ -137,14 +146,20 @@ def run_folder(name: str, job: Any) -> Path:
     return Path(job.run or f"runs/{name}-{_slug(job.dataset)}")
 
 
-def _begun(name: str, folder: Path) -> dict:
-    """The description of this recipe's run in the folder; nothing if there is none."""
-    description = configuration.read(folder) if (folder / "config.json").exists() else {}
-    return description if description.get("recipe") == name else {}
+def begun(name: str, folder: Path) -> dict:
+    """The description of this recipe's run in the folder; nothing if there is none, or none that was saved: it begins anew, for it has no
+    copy yet of what it stands on.
+    """
+    from train.common import checkpoint
+
+    if not checkpoint.any_in(folder / "checkpoints"):
+        return {}
+    description = configuration.read(folder)
+    return description if description["recipe"] == name else {}
 
 
 def _slug(dataset: str) -> str:
     """The data set's name as part of a folder's name."""
     if dataset.startswith("folder:"):
-        return Path(dataset.removeprefix("folder:")).expanduser().resolve().name
+        return expanded(dataset.removeprefix("folder:")).resolve().name
     return dataset.replace("/", "-").replace(":", "-")

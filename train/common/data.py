@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from train.common import folder, points, sources, stacked
-from train.common.errors import UserError
+from train.common.errors import NoSuchSplit, UserError
+from train.common.files import expanded
 from train.common.sources import Source
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def load(name: str, *, data_dir: str | None = None, image_size: int | None = Non
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size must be at least 1; got {image_size}")
     if (name == "digits" or name in points.MIXTURES or name.startswith("folder:")) and split != "train":
-        raise UserError(f"{name} has one split, 'train'; got {split!r}: take --split train")
+        raise NoSuchSplit(f"{name} has one split, 'train'; got {split!r}: take --split train")
     if name in points.MIXTURES:
         if image_size is not None:
             raise UserError(f"--image-size is for images, and {name} holds points of the plane; leave it out")
@@ -137,7 +138,7 @@ def _digits(image_size: int | None) -> Source:
 
 def _unknown(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.lower(), known, n=1)
-    if Path(name).expanduser().is_dir():
+    if expanded(name).is_dir():
         close = [f"folder:{name}"]
     return (
         f"unknown data set {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: there are digits; mnist,"

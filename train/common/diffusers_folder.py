@@ -9,6 +9,7 @@
 Tensors are read and written by the library `safetensors`. Nothing is ever unpickled: a file from a stranger could run any code.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -99,6 +100,20 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                 raise UserError(f"the tensor {name} is in two files of {folder}")
             tensors[name] = tensor
     return tensors
+
+
+def digest(folder: Path, parts: Collection[str]) -> str:
+    """The sha256, in hexadecimal, of the files that the tensors of these parts of a checkpoint are read from.
+
+    Raises:
+      UserError: as `read_tensors`.
+    """
+    state = hashlib.sha256()
+    for part in sorted(parts):
+        for path in _shards(_found(folder / part)):
+            with path.open("rb") as file:
+                state.update(hashlib.file_digest(file, "sha256").digest())
+    return state.hexdigest()
 
 
 def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

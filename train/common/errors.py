@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class NoSuchSplit(UserError):
+    """The data set has no such part."""
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line and not too long, or its kind if it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from train.common import sources
 from train.common.errors import UserError, first_few
+from train.common.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def load(path: str, image_size: int | None) -> sources.Source:
       UserError: no such folder, no pictures in it, a file that is no picture (named), or no `image_size` where the
         pictures differ in size.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if not root.is_dir():
         raise UserError(
             f"there is no folder {path!r}; write --dataset folder:PATH with the path of a folder of pictures"
@@ -88,8 +89,8 @@ def beside(source: sources.Source, column: str, path: str, image_size: int | Non
     if own == source.name:
         raise UserError(f"a second folder of pictures goes with one of --dataset folder:PATH; got --dataset {own}")
     others = load(path, image_size)
-    found = {file.rpartition(".")[0]: i for i, file in enumerate(pictures(Path(path).expanduser()))}
-    wanted = pictures(Path(own).expanduser())
+    found = {file.rpartition(".")[0]: i for i, file in enumerate(pictures(expanded(path)))}
+    wanted = pictures(expanded(own))
     missing = [file for file in wanted if file.rpartition(".")[0] not in found]
     if missing:
         raise UserError(f"{path!r} has no pictures of the same names as {first_few(missing)} in {own!r}")

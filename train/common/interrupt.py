@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
 import jax
@@ -30,9 +31,10 @@ class Interrupt:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._signal = number
-        os.write(2, b"\nstopping after this step and saving; once more stops at once\n")
         for each, handler in self._previous.items():
             signal.signal(each, handler)
+        with suppress(OSError):  # whoever read it, such as `tee`, may be gone by the same Ctrl-C
+            os.write(2, b"\nstopping after this step and saving; once more stops at once\n")
 
     def asked(self) -> bool:
         """Whether to stop now. All hosts ask equally often and get the same answer; they confer every tenth time."""

@@ -12,14 +12,15 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train.common import sources
-from train.common.errors import UserError, one_line
+from train.common.errors import NoSuchSplit, UserError, one_line
+from train.common.files import expanded
 
 Builder = tfds.core.DatasetBuilder
 
 
 def root(data_dir: str | None) -> Path:
     """The data directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def names() -> list[str]:
@@ -118,9 +119,9 @@ def load(name: str, builder: Builder, split: str, image_size: int | None) -> sou
     try:
         records = builder.as_data_source(split, decoders=encoded)
     except ValueError as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
+        raise NoSuchSplit(f"{name}: {one_line(error)}") from error
     if not len(records):
-        raise UserError(f"{name} has no images in its split {split!r}")
+        raise NoSuchSplit(f"{name} has no images in its split {split!r}")
 
     def decode(record: dict) -> np.ndarray:
         with Image.open(io.BytesIO(record["image"])) as picture:
