@@ -130,6 +130,19 @@ def test_the_landscape_is_what_the_model_thinks_of_each_place(tmp_path, monkeypa
     np.testing.assert_allclose(landscape, scatter.lattice(square) @ [1, 10], rtol=1e-5, atol=1e-5)
 
 
+def test_of_points_it_is_measured_which_gaussians_have_how_many(tmp_path):
+    """A grid is its own mirror image, so the data themselves, their coordinates swapped, have them all."""
+    path = tmp_path / "statistics.json"
+    shown = gallery.Gallery(
+        Recipe(None, None, swap), points.load("grid25"), num=4, seed=0, on=jax.devices()[:1], how="pmap"
+    )
+    shown.measure(path, 12, STATE)
+    shares = json.loads(path.read_text())["statistics"][points.SHARES]
+    assert len(shares) == 25
+    np.testing.assert_allclose(shares, 1 / 25, atol=5 * np.sqrt(1 / 25 / scatter.POINTS))
+    np.testing.assert_allclose(sum(shares), 0.989, atol=0.01)
+
+
 LEVELS = np.rint(np.linspace(0, 255, gallery.COLOURS)).astype(np.uint8)
 
 
