@@ -61,7 +61,7 @@ def tiled(
     is computed, so memory is that of one.
 
     Args:
-        predict: tiles (b, h, w, c), t (b,), the row and the column where they lie -> predictions (b, h, w, c).
+        predict: tiles (b, h, w, c), t (b,), the row and the column where they lie -> predictions (b, h, w, c), or of other channels.
         corners: of the tiles, which cover the image; as of the function `corners`.
         tile: (h, w).
     """
@@ -79,8 +79,9 @@ def tiled(
             so_far = jax.lax.dynamic_slice(total, start, said.shape)
             return jax.lax.dynamic_update_slice(total, so_far + share[None, :, :, None] * said, start), None
 
+        said = jax.eval_shape(lambda x, t: predict(x[:, : tile[0], : tile[1]], t, jnp.asarray(corners[0])), xt, t)
         inputs = jnp.asarray(corners), jnp.asarray(shares, xt.dtype)
-        return jax.lax.scan(add, jnp.zeros_like(xt), inputs)[0]
+        return jax.lax.scan(add, jnp.zeros((b, *found, said.shape[-1]), said.dtype), inputs)[0]
 
     return predict_large
 

@@ -243,6 +243,11 @@ def test_a_learned_variance_and_importance_go_with_it():
     low = super_resolution.low_resolution(DIGITS, 2)
     np.testing.assert_allclose(resampling.downsample(jnp.asarray(found), 2), low, atol=1e-4)
     assert np.isfinite(step(made, made.init(KEY), DIGITS, KEY)["loss"])
+    larger = {
+        **DIGITS,
+        "low": np.random.default_rng(0).integers(0, 256, (len(DIGITS["image"]), 6, 6, 1), dtype=np.uint8),
+    }
+    assert np.isfinite(draw(made.sample, state, larger, KEY)).all()
 
 
 # Drawing from files
