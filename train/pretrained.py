@@ -165,6 +165,16 @@ def read_control(folder: Path, like: Checkpoint) -> Any:
             f"the ControlNet in {folder} is for U-Nets with a context of {ours.context_dim} channels and levels of "
             f"{ours.channels}; this checkpoint has {base.context_dim} and {base.channels}"
         )
+    for what, own, other in (
+        ("channels of latent images", ours.in_channels, base.in_channels),
+        ("blocks of each level", ours.residual_blocks, base.residual_blocks),
+        ("classes", ours.classes, base.classes),
+        ("pixels along a latent one", 2 ** (len(config.hint_channels) - 1), like.autoencoder.config.factor),
+    ):
+        if own != other:
+            raise UserError(
+                f"the ControlNet in {folder} is for other checkpoints: its {what} are {own}, and this one's {other}"
+            )
     return controlnet.ControlNet(config, like.unet.dtype)
 
 
@@ -221,7 +231,8 @@ def read_chain(folder: Path) -> Chain:
 
 def timesteps(chain: Chain, grid: Grid | None, steps: int, strength: float = 1.0) -> np.ndarray:
     """So many timesteps, decreasing, that go a share ``strength`` of the way from noise to the image: the last ones of a grid of
-    steps / strength. So another strength is other timesteps, not another number of them.
+    steps / strength. So another strength is other timesteps, not another number of them. A leading grid, whose spacing is a whole number
+    and leaves a rest of the chain at its beginning, is spread evenly over the share instead.
 
     Raises:
         UserError: if the chain has not so many.
@@ -236,8 +247,10 @@ def timesteps(chain: Chain, grid: Grid | None, steps: int, strength: float = 1.0
         )
     grid = grid or chain.grid
     with in_words():
-        if grid == "leading":
-            moments = grids.leading(T, n, chain.offset)
+        if grid == "leading" and strength < 1:
+            moments = np.arange(steps, dtype=np.int32)[::-1] * round(strength * T) // steps + chain.offset
+        elif grid == "leading":
+            moments = grids.leading(T, steps, chain.offset)
         elif grid in ("trailing", "linspace"):
             moments = {"trailing": grids.trailing, "linspace": grids.linspace}[grid](T, n)
         else:

@@ -52,7 +52,13 @@ def test_strength_is_how_far_the_steps_go_not_how_many_they_are(tmp_path):
     chain = pretrained.read_chain(tmp_path)
     np.testing.assert_array_equal(pretrained.timesteps(chain, None, 4, 0.8), [799, 599, 399, 199])
     for grid in ("leading", "trailing", "linspace", "karras", "even_log_snr"):
-        assert len(pretrained.timesteps(chain, grid, 5, 0.3)) == 5
+        for steps, strength in ((5, 0.3), (50, 0.09), (60, 0.1), (180, 0.3), (250, 0.7)):
+            found = pretrained.timesteps(chain, grid, steps, strength)
+            assert len(found) == steps
+            if grid not in ("karras", "even_log_snr"):  # which go other ways through the chain
+                assert abs(found[0] - 1000 * strength) <= 1000 * strength / steps + 2
+    np.testing.assert_array_equal(pretrained.timesteps(chain, "leading", 4), [751, 501, 251, 1])
+    np.testing.assert_array_equal(pretrained.timesteps(chain, "leading", 4, 0.8), [601, 401, 201, 1])
     with pytest.raises(UserError, match="--steps 30 are too many: .* share of 0.02 of them 20"):
         pretrained.timesteps(chain, None, 30, 0.02)
 
@@ -107,6 +113,14 @@ def test_what_is_no_controlnet_or_one_for_other_u_nets_is_refused(folder, tmp_pa
     checkpoints.control(cross_attention_dim=16).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a context of 16 channels .* this checkpoint has 12"):
         pretrained.read_control(tmp_path, checkpoint)
+    for options, said in (
+        ({"layers_per_block": 3}, "blocks of each level are"),
+        ({"in_channels": 9}, "channels of latent images are 9, and this one's 4"),
+        ({"conditioning_embedding_out_channels": (8, 8, 8, 8, 8)}, "pixels along a latent one are 16, and this one's"),
+    ):
+        checkpoints.control(**options).save_pretrained(tmp_path)
+        with pytest.raises(UserError, match=said):
+            pretrained.read_control(tmp_path, checkpoint)
 
 
 def test_a_checkpoint_is_known_again_by_the_files_of_its_parameters(folder, tmp_path):
