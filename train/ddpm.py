@@ -122,7 +122,7 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int = 
     def no_label(label):
         return jnp.full_like(label, num_classes)
 
-    untold = no_label if config.conditional else None
+    untold = no_label if config.conditional and config.label_dropout else None
     return diffusing.Model(image_shape, init, apply, x0, label, untold, network=net)
 
 

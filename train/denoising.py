@@ -59,7 +59,8 @@ def check(drawing: Drawing, num_timesteps: int, *, labels: bool, zero_terminal_s
     )
     if drawing.guidance != 1 and not labels:
         raise UserError(
-            "--guidance is for models with labels (train.ddpm --conditional), captions or controls; this one has none to follow"
+            "--guidance is for models with labels (train.ddpm --conditional), captions or controls, hidden now and then in training "
+            "(--label-dropout, --caption-dropout); this one has none to follow"
         )
     if zero_terminal_snr and (drawing.sampler in ("heun", "pndm") or drawing.grid in ("karras", "even_log_snr")):
         raise UserError(
@@ -189,6 +190,8 @@ def edit(
         predict = (lambda xt, t: (knowing(xt, t), said(xt, t)[1])) if learned else knowing
     rest = editing.remaining(grid, known.strength)
     xt = diffusion.q_sample(schedule, known.images, jnp.full(len(noise), rest[0]), noise)
+    if known.mask is not None and known.strength == 1:  # what is made up has nothing of the picture
+        xt = known.mask * xt + (1 - known.mask) * noise
     return draw(drawing, keys, predict, schedule, xt, rest, learned=learned, **same)
 
 

@@ -218,7 +218,8 @@ def model(config: Config, image_shape: tuple[int, int, int], num_classes: int, b
     def image(weights, z, told):
         return coder.decode(weights["autoencoder"], z / weights["scale"])
 
-    return diffusing.Model(coder.shape, init, apply, z0, tokens, no_tokens, context, image, of_pixels=False)
+    untold = no_tokens if config.caption_dropout else None
+    return diffusing.Model(coder.shape, init, apply, z0, tokens, untold, context, image, of_pixels=False)
 
 
 def unet(network: Network, chain: Chain, channels: int, context_dim: int) -> Any:

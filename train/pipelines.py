@@ -132,7 +132,7 @@ def inpaint(
         xt = beginning
     else:
         predict = denoiser(model, drawing, params, wish)
-        latents, known = _rows(latents, b), _rows(known, b)
+        latents, known = _rows(latents, b), _rows(denoising.where_all_is_known(mask, latents.shape[1:3]), b)
         predict = editing.replace_known(predict, model.schedule, latents, known, predicts=model.predicts)
         xt = known * xt + (1 - known) * beginning
     return decode(model.autoencoder, params["autoencoder"], _drawn(model, drawing, keys, predict, xt, timesteps))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import diffusion, diffusion_bound
+from jaxgen import diffusion, diffusion_bound, importance
 from jaxgen.models.unet import UNet
-from tests.train.tiny import DDPM, change, state_of
+from tests.train.tiny import DDPM, batch_of, change, state_of, step
 from train import ddpm, denoising
 from train.common import data, gallery, loop, parallel
 from train.common.errors import UserError
@@ -203,6 +203,11 @@ def test_guidance_follows_the_label_and_scale_one_is_the_conditional_model(monke
     np.testing.assert_allclose(seen[1][:, 0, 0, 0], [-20, -8, 7])
 
 
+def test_guidance_needs_labels_that_were_hidden_now_and_then():
+    with pytest.raises(UserError, match="--guidance is for .* hidden now and then in training"):
+        ddpm.recipe(change(DDPM, conditional=True, label_dropout=0.0, guidance=2.0), SHAPE, 10)
+
+
 def test_labels_are_hidden_as_often_as_asked(monkeypatch):
     seen = []
 
@@ -224,3 +229,63 @@ def test_labels_are_hidden_as_often_as_asked(monkeypatch):
     hidden = labels == 10
     assert abs(hidden.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
     np.testing.assert_array_equal(labels[~hidden], batch["label"][~hidden])
+
+
+def loss_of_t(monkeypatch):
+    """From here on the loss at timestep t is (t + 1)^2, whatever the network says."""
+
+    def simple_loss(schedule, predict, x0, t, noise, **options):
+        return (t + 1.0) ** 2 + 0 * predict(x0, t).mean()
+
+    monkeypatch.setattr(diffusion, "simple_loss", simple_loss)
+
+
+def timesteps_of(recipe, state, key, p, num):
+    """What a step draws with these probabilities of the timesteps, and 1 / (T p_t)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num))
+    t_keys = jax.vmap(lambda k: jax.random.split(k, 5), out_axes=1)(keys)[0]
+    return [np.asarray(part) for part in jax.vmap(importance.draw, (0, None))(t_keys, p)]
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_the_weight_of_a_timestep_is_that_of_what_is_predicted(monkeypatch, predicts):
+    loss_of_t(monkeypatch)
+    seen = []
+
+    def min_snr_weight(schedule, t, gamma, predicted):
+        jax.debug.callback(lambda t: seen.append((np.asarray(t), gamma, predicted)), t)
+        return original(schedule, t, gamma, predicted)
+
+    original = diffusion.min_snr_weight
+    monkeypatch.setattr(diffusion, "min_snr_weight", min_snr_weight)
+    config = change(DDPM, dropout=0.0, predicts=predicts, min_snr=3.0)
+    recipe = ddpm.recipe(config, SHAPE)
+    found = step(recipe, state_of(recipe, seed=0), batch_of(16, SHAPE), jax.random.key(1))["loss"]
+    jax.effects_barrier()
+    t = seen[0][0]
+    assert seen[0][1:] == (3.0, predicts)
+    weight = original(denoising.schedule(config.chain.schedule, 20), t, 3.0, predicts)
+    np.testing.assert_allclose(found, (weight * (t + 1) ** 2).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_timesteps_of_large_losses_are_drawn_more_often_weigh_less_and_are_remembered_unweighted(monkeypatch, devices):
+    loss_of_t(monkeypatch)
+    recipe, key = ddpm.recipe(change(DDPM, dropout=0.0, timesteps="importance"), SHAPE), jax.random.key(1)
+    state = state_of(recipe, seed=0)
+    before = np.tile(np.linspace(1, 5, 20)[:, None], (1, 10)).astype(np.float32)
+    history = importance.History(before, np.full(20, 10, np.int32))
+    state = state._replace(opt=(state.opt[0], history))
+    t, weight = timesteps_of(recipe, state, key, importance.probabilities(history), 16)
+    assert len(np.unique(weight)) > 3
+
+    def wanted(state, metrics):
+        return metrics["loss"], state.opt[1]
+
+    loss, after = step(recipe, state, batch_of(16, SHAPE), key, devices, wanted=wanted)
+    np.testing.assert_allclose(loss, (weight * (t + 1) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_array_equal(after.counts, 10 + np.bincount(t, minlength=20))
+    expected = before.copy()
+    for one in np.unique(t):
+        expected[one, : (t == one).sum()] = (one + 1) ** 2
+    np.testing.assert_allclose(after.losses, expected, rtol=1e-5)

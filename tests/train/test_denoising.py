@@ -9,6 +9,15 @@ import pytest
 from train import denoising
 from train.denoising import Drawing
 
+
+def test_in_latent_images_a_square_is_known_only_where_all_of_its_pixels_are():
+    mask = np.ones((2, 4, 6, 1), np.float32)
+    mask[0, :, 3:5] = 0  # cuts two squares of each row in halves
+    mask[1, 3, 0] = 0
+    known = denoising.where_all_is_known(mask, (2, 3))[..., 0]
+    np.testing.assert_array_equal(known, [[[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 1, 1]]])
+
+
 ADD_NOISE = {"ancestral", "dpm_solver_sde"}
 
 

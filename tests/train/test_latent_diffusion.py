@@ -156,6 +156,7 @@ def test_a_first_stage_of_another_kind_or_size_is_refused(run, tmp_path):
         ({"head_dim": 3}, "levels of 8 channels do not divide into heads of 3"),
         ({"text_heads": 3}, "--text-heads 3 do not divide --text-width 8"),
         ({"caption_dropout": 1.5}, "--caption-dropout"),
+        ({"caption_dropout": 0.0, "guidance": 2.0}, "--guidance is for .* hidden now and then in training"),
         ({"lora_rank": 4}, "give it with --weights"),
         ({"text_layers": -1}, "--text-layers"),
     ],
