@@ -52,11 +52,11 @@ STACKED = replace(
     optimizer=replace(MNIST.optimizer, decay_steps=10_000),
 )
 POINTS = Config(
-    job=Job(dataset="grid25", steps=42_000, batch_size=128, checkpoint_every=5000, sample_every=2000),
+    job=Job(dataset="grid25", steps=60_000, batch_size=128, checkpoint_every=5000, sample_every=2000),
     network=Network(architecture="mlp", latent_dim=2, hidden=(64,) * 6, discriminator_hidden=(64,) * 3, frequencies=32),
     r1=0.01,
     r2=0.01,
-    optimizer=Optimizer(learning_rate=2e-3, momentum=0.0, beta2=0.99, decay_steps=42_000),
+    optimizer=Optimizer(learning_rate=2e-3, momentum=0.0, beta2=0.99, decay_steps=60_000),
 )
 IMAGES = Config(
     job=Job(steps=100_000, batch_size=64, checkpoint_every=1000, sample_every=1000),
