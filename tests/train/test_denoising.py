@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgen import diffusion
 from train import denoising
 from train.denoising import Drawing
 
@@ -16,6 +17,29 @@ def test_in_latent_images_a_square_is_known_only_where_all_of_its_pixels_are():
     mask[1, 3, 0] = 0
     known = denoising.where_all_is_known(mask, (2, 3))[..., 0]
     np.testing.assert_array_equal(known, [[[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 1, 1]]])
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_what_a_mask_leaves_open_begins_as_noise_alone_at_strength_1_and_else_as_the_picture_with_noise(strength):
+    schedule, drawing = denoising.schedule("scaled_linear", 20), Drawing("ddim", sample_steps=4, grid="leading")
+    grid, seen = denoising.timesteps(drawing, schedule), []
+    noise, images = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
+    mask = np.zeros((2, 4, 4, 1), np.float32)
+    mask[:, :2] = 1
+
+    def predict(xt, t):
+        jax.debug.callback(lambda xt, t: seen.append((int(t[0]), np.asarray(xt))), xt, t)
+        return 0 * xt
+
+    keys = jax.random.split(jax.random.key(1), 2)
+    denoising.edit(drawing, keys, predict, schedule, noise, grid, denoising.Known(images, mask, strength, 1))
+    jax.effects_barrier()
+    t, xt = seen[0]
+    assert t == grid[int(4 * (1 - strength))]
+    noised = diffusion.q_sample(schedule, images, np.full(2, t), noise)
+    assert np.abs(noised - noise).max() > 0.01
+    np.testing.assert_allclose(xt[:, :2], noised[:, :2], atol=1e-6)
+    np.testing.assert_allclose(xt[:, 2:], (noise if strength == 1 else noised)[:, 2:], atol=1e-6)
 
 
 ADD_NOISE = {"ancestral", "dpm_solver_sde"}
