@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxgen import diffusion, grids, guidance, samplers, schedules, solvers
 
@@ -203,7 +204,7 @@ def test_solvers_work_under_vmap_and_grad(name):
 def test_a_solver_can_be_exported():
     draw = jax.jit(lambda x, grid: solvers.dpm_solver(predict_eps, SCHEDULE, x, grid))
     arguments = noise(), jnp.asarray(grids.trailing(1000, 5))
-    np.testing.assert_array_equal(jax.export.export(draw)(*arguments).call(*arguments), draw(*arguments))
+    np.testing.assert_array_equal(export.export(draw)(*arguments).call(*arguments), draw(*arguments))
 
 
 @everyone
