@@ -18,7 +18,7 @@ def attend(q, k, v):
 
 def _heads_first(x):
     """(b, tokens, heads, d) -> (b, heads, tokens, d): every head is then one contiguous matrix. Also the way back."""
-    return x.transpose(0, 2, 1, 3)
+    return jnp.transpose(x, (0, 2, 1, 3))
 
 
 def _product(equation, x, y):

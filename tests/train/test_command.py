@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import compiler
 from tests.train.tiny import DDPM_FLAGS, JOB, VAE_FLAGS
 from train import ae
 from train.common import command, config, data
@@ -327,7 +328,7 @@ def test_two_hosts_train_the_run_of_one(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_train_the_run_of_one_and_both_back_ends_the_same_bits(finished, tmp_path):
+def test_eight_devices_train_the_run_of_one_and_both_back_ends_since_jax_0_8_the_same_bits(finished, tmp_path):
     results = []
     for parallel in ("pmap", "shard_map"):
         folder = tmp_path / parallel
@@ -336,7 +337,8 @@ def test_eight_devices_train_the_run_of_one_and_both_back_ends_the_same_bits(fin
         assert status == 0, err
         assert losses(folder) == pytest.approx(losses(finished[0]), rel=1e-5)
         results.append(result(folder))
-    assert results[0] == results[1]
+    if compiler.ONE_BACK_END:
+        assert results[0] == results[1]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import compiler
 from tests.train.tiny import RECIPES, build, furnished, given
 from train.common import data, gallery, loop, parallel
 from train.common.checkpoint import fingerprint
@@ -114,9 +115,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(model):
 
 
 @pytest.mark.usefixtures("compiled_as_usual")
-def test_pmap_and_shard_map_train_the_same_bits(model):
-    pmapped, sharded = (model.train(3, devices=2, how=how)[0] for how in ("pmap", "shard_map"))
-    assert fingerprint(pmapped, {}) == fingerprint(sharded, {})
+def test_pmap_and_shard_map_train_alike_and_since_jax_0_8_the_same_bits(model):
+    (pmapped, one), (sharded, other) = (model.train(3, devices=2, how=how) for how in ("pmap", "shard_map"))
+    np.testing.assert_allclose(losses(one), losses(other), rtol=1e-5)
+    if compiler.ONE_BACK_END:
+        assert fingerprint(pmapped, {}) == fingerprint(sharded, {})
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """One place where a function of one device's rows becomes a program on all devices.
 
-The function sees its own rows under the axis name "data" and says itself what is averaged over it. Two back ends run it, and a
-test holds them to the same bits: ``jax.pmap``, and ``jax.jit(jax.shard_map)``, which since JAX 0.8 is what pmap is made of.
+The function sees its own rows under the axis name "data" and says itself what is averaged over it. Two back ends run it:
+``jax.pmap``, and ``jax.jit(jax.shard_map)``, which since JAX 0.8 is what pmap is made of. A test holds them to the same bits since
+then, and to rounding before.
 """
 
 from collections.abc import Callable, Sequence
