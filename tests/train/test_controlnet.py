@@ -141,7 +141,7 @@ def test_its_pictures_show_control_drawing_and_original_side_by_side_and_a_given
     assert shown.shape == (6, 8, 24, 1)
     np.testing.assert_array_equal(shown[:, :, :8], told(CONTROLNET, ROWS))
     np.testing.assert_array_equal(shown[:, :, 8:16], drawn(recipe, state))
-    np.testing.assert_allclose(shown[:, :, 16:], images.to_unit_range(jnp.asarray(ROWS["image"])), atol=1e-6)
+    np.testing.assert_array_equal(shown[:, :, 16:], jax.jit(images.to_unit_range)(ROWS["image"]))
     computed = np.asarray(told(CONTROLNET, ROWS) > 0).astype(np.uint8) * 255
     with_own = gallery.drawer(recipe.sample, on)(state, {**ROWS, "control": computed}, jax.random.key(0))
     np.testing.assert_allclose(with_own, shown[:, :, 8:16], atol=1e-6)
