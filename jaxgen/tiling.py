@@ -79,9 +79,9 @@ def tiled(
             so_far = jax.lax.dynamic_slice(total, start, said.shape)
             return jax.lax.dynamic_update_slice(total, so_far + share[None, :, :, None] * said, start), None
 
-        said = jax.eval_shape(lambda x, t: predict(x[:, : tile[0], : tile[1]], t, jnp.asarray(corners[0])), xt, t)
+        part = jax.eval_shape(predict, jax.ShapeDtypeStruct((b, *tile, c), xt.dtype), t, corners[0])
         inputs = jnp.asarray(corners), jnp.asarray(shares, xt.dtype)
-        return jax.lax.scan(add, jnp.zeros((b, *found, said.shape[-1]), said.dtype), inputs)[0]
+        return jax.lax.scan(add, jnp.zeros((b, *found, part.shape[-1]), part.dtype), inputs)[0]
 
     return predict_large
 
